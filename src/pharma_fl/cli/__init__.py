@@ -1,0 +1,1 @@
+"""The `pharma-fl` command: each file parses, calls and prints one command group."""

@@ -1,0 +1,52 @@
+"""Entry point of `pharma-fl`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pharma_fl import __version__
+from pharma_fl.cli import budget, demo, prepare, report, simulate
+from pharma_fl.cli.output import fail
+from pharma_fl.errors import PharmaFlError
+
+app = typer.Typer(
+    help="Federated, differentially private models for drug discovery, on Flower.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command()(demo.demo)
+app.command()(prepare.prepare)
+app.command()(simulate.simulate)
+app.command()(budget.budget)
+app.command()(report.report)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"pharma-fl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Run the command; an expected failure is one message on stderr and exit code 2."""
+    try:
+        app()
+    except PharmaFlError as error:
+        fail(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        fail("Interrupted. What was finished is on disk; the same command starts anew.")
+        sys.exit(130)

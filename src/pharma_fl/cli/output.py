@@ -1,0 +1,59 @@
+"""How commands speak: tables for people, JSON for programs, progress on a terminal and plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
+
+
+def fail(message: str) -> None:
+    """Print an error for a person."""
+    _errors.print(f"[bold red]error[/] {_plain(message)}", soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Print a line of progress to stderr, so that stdout stays for results."""
+    _errors.print(_plain(message), soft_wrap=True)
+
+
+def print_json(content: object) -> None:
+    """Print one JSON object."""
+    print(json.dumps(content, indent=2))  # noqa: T201 - for programs, without a console's wrapping
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Make a table whose first column is text and whose others are numbers."""
+    made = Table(title=title, title_justify="left", header_style="bold")
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        made.add_row(*(_plain(cell) for cell in row))
+    return made
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function ``(done, total)`` that shows a bar on a terminal, and one line at the end elsewhere."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=_errors,
+        transient=True,
+        disable=not _errors.is_terminal,
+    ) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,1 @@
+"""What a partner does with one message, and the private state that it keeps."""

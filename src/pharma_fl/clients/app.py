@@ -1,0 +1,68 @@
+"""The partner's Flower ClientApp: reads the message, calls, answers. Nothing else happens here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from pharma_fl import __version__
+from pharma_fl.clients.audit import write_audit
+from pharma_fl.clients.train import train_round
+from pharma_fl.config import Partner, partner_file
+from pharma_fl.errors import PolicyViolation
+from pharma_fl.messages.wire import CONFIG, plan_of, read_round_request, refusal, round_reply
+from pharma_fl.privacy.ledger import Ledger
+from pharma_fl.privacy.policy import check_policy
+
+app = ClientApp()
+
+
+@app.query("join")
+def join(message: Message, context: Context) -> Message:
+    """Say who this partner is, and whether its policy allows the proposed plan."""
+    return _answer(message, context, lambda partner: _join(partner, message.content))
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Carry out one round."""
+    return _answer(message, context, lambda partner: _train(partner, message.content))
+
+
+def _train(partner: Partner, content: RecordDict) -> RecordDict:
+    return round_reply(train_round(partner, read_round_request(content)))
+
+
+def _answer(message: Message, context: Context, act: Callable[[Partner], RecordDict]) -> Message:
+    # An exception that reached Flower would send its text to the coordinator.
+    try:
+        partner = Partner.load(partner_file(context.node_config, context.run_config))
+        content = _audited(partner, message, act)
+    except Exception as error:  # noqa: BLE001 - whatever it is, only a code may travel
+        content = refusal(error)
+    return Message(content, reply_to=message)
+
+
+def _audited(partner: Partner, message: Message, act: Callable[[Partner], RecordDict]) -> RecordDict:
+    try:
+        return act(partner)
+    except Exception as error:
+        write_audit(
+            partner.path(partner.audit_log), event="refused", asked=message.metadata.message_type, error=str(error)
+        )
+        raise
+
+
+def _join(partner: Partner, content: RecordDict) -> RecordDict:
+    plan = plan_of(content)
+    answer = ConfigRecord({"status": "joined", "partner": partner.name, "version": __version__})
+    try:
+        check_policy(plan, partner.policy)
+    except PolicyViolation as error:
+        answer.update(refusal(error).config_records[CONFIG])
+        write_audit(partner.path(partner.audit_log), event="refused", asked="join", error=str(error))
+    if partner.policy.report_budget:
+        answer["affordable_rounds"] = Ledger(partner.path(partner.ledger)).affordable_rounds(plan, partner.budget)
+    return RecordDict({CONFIG: answer})

@@ -1,0 +1,15 @@
+"""The partner's own log of what it was asked and why it refused. It stays at the partner."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+def write_audit(path: Path, **fields: object) -> None:
+    """Append one JSON line with the time and `fields`."""
+    line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}, default=str)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")

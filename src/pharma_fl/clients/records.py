@@ -1,0 +1,53 @@
+"""The partner's prepared records, opened once a process."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import lru_cache
+from pathlib import Path
+
+from pharma_fl.config import ModelSettings, Partner
+from pharma_fl.data.matrices import PreparedData
+from pharma_fl.model.batches import Records
+from pharma_fl.model.ensemble import RecordsAt
+
+
+def training_folds(partner: Partner) -> tuple[int, ...]:
+    """Return the folds that are trained on: neither test nor validation."""
+    held_out = {partner.folds.test, partner.folds.validation}
+    return tuple(fold for fold in range(partner.folds.count) if fold not in held_out)
+
+
+def open_records(partner: Partner, model: ModelSettings, folds: Collection[int]) -> Records:
+    """Return the records of some folds, at the network's input width."""
+    folder = partner.path(partner.data)
+    manifest = folder / "manifest.json"
+    changed = manifest.stat().st_mtime_ns if manifest.exists() else 0
+    fixed = (model.input_bits, model.regression_weight, partner.regression.center, partner.regression.scale)
+    return _records(folder, changed, tuple(sorted(folds)), *fixed)
+
+
+def records_at(partner: Partner, folds: Collection[int]) -> RecordsAt:
+    """Return a function that opens the records of some folds at the width that a network wants."""
+    return lambda model: open_records(partner, model, folds)
+
+
+@lru_cache(maxsize=32)
+def _records(
+    folder: Path,
+    _changed: int,
+    folds: tuple[int, ...],
+    input_bits: int,
+    regression_weight: float,
+    center: float,
+    scale: float,
+) -> Records:
+    data = PreparedData.open(folder)
+    return Records.from_prepared(
+        data,
+        data.rows_of(folds),
+        input_bits=input_bits,
+        regression_weight=regression_weight,
+        center=center,
+        scale=scale,
+    )

@@ -1,0 +1,65 @@
+"""The partner's private state of a run: heads and the last reply, in one file.
+
+One file, replaced atomically, so that heads and reply always belong to the same round. The state comes
+from noised gradients alone and may seed the next round; what `personalise` makes never comes here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from pharma_fl.model.weights import load_weights, save_weights
+
+_FILE = "current.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateState:
+    """Where the partner stands in a run.
+
+    Attributes
+    ----------
+    run : str
+        The run that the state belongs to.
+    round : int
+        Last finished round.
+    request : str
+        Digest of the request that the round answered.
+    head : dict
+        Head parameters by name.
+    reply : dict
+        The trunk's noised change that was answered, by parameter name.
+    """
+
+    run: str
+    round: int
+    request: str
+    head: dict[str, Tensor]
+    reply: dict[str, Tensor]
+
+    def save(self, folder: Path) -> None:
+        """Replace the state in `folder`, durably."""
+        tensors = {f"head/{k}": v for k, v in self.head.items()}
+        tensors |= {f"reply/{k}": v for k, v in self.reply.items()}
+        save_weights(folder / _FILE, tensors, {"run": self.run, "round": str(self.round), "request": self.request})
+
+    @classmethod
+    def load(cls, folder: Path) -> PrivateState | None:
+        """Return the state in `folder`, or None before the first round."""
+        if not (folder / _FILE).exists():
+            return None
+        tensors, metadata = load_weights(folder / _FILE)
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        return cls(
+            run=metadata["run"],
+            round=int(metadata["round"]),
+            request=metadata["request"],
+            head=part("head/"),
+            reply=part("reply/"),
+        )

@@ -1,0 +1,129 @@
+"""One round at a partner: policy, charge, private steps, stored reply. In that order, whatever happens."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from pharma_fl.clients.records import open_records, training_folds
+from pharma_fl.clients.state import PrivateState
+from pharma_fl.config import Partner
+from pharma_fl.errors import FederationError, PrivacyError
+from pharma_fl.messages.rounds import RoundReply, RoundRequest, digest
+from pharma_fl.model.batches import Records
+from pharma_fl.model.losses import network_losses
+from pharma_fl.model.network import SparseMultitaskNetwork, load_trunk, trunk_of
+from pharma_fl.model.weights import check_shapes
+from pharma_fl.privacy.dp_sgd import DpSgd
+from pharma_fl.privacy.ledger import Ledger
+from pharma_fl.privacy.noise import NoiseSource, SystemNoise
+from pharma_fl.privacy.policy import check_policy
+
+
+def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource | None = None) -> RoundReply:
+    """Carry out one round, or refuse it.
+
+    The ledger is charged, on disk, before the first private step; the reply is stored, on disk, before
+    it is returned. The same request again gets the stored reply and costs nothing; a round that was
+    charged but left no reply is refused. A crash at any point may over-count, never under-count.
+
+    Parameters
+    ----------
+    partner : Partner
+        The partner's own settings and folders.
+    request : RoundRequest
+        What the coordinator asks for.
+    noise : NoiseSource, optional
+        For tests; otherwise the operating system's randomness.
+
+    Raises
+    ------
+    PolicyViolation, BudgetExceeded, PrivacyError, FederationError, ModelError, DataError
+        The round is refused and nothing leaves.
+    """
+    check_policy(request.plan, partner.policy)
+    ledger = Ledger(partner.path(partner.ledger))
+    state = PrivateState.load(partner.path(partner.state))
+    if state is not None and state.run == request.run and state.round >= request.round:
+        return _stored_reply(partner, request, ledger, state)
+    if not 1 <= request.round <= request.plan.rounds:
+        raise FederationError(
+            "PFL-F02", f"Expected a round from 1 to {request.plan.rounds} (the plan's), got {request.round}."
+        )
+
+    records = open_records(partner, request.model, training_folds(partner))
+    if request.plan.protected and records.data_derived_tasks:
+        raise PrivacyError(
+            "PFL-P04",
+            f"{len(records.data_derived_tasks)} tasks have thresholds taken from the data "
+            f"({records.data_derived_tasks[0]}, ...), which the accounting does not cover. "
+            "Give their assays expert thresholds in T0 and prepare again.",
+        )
+    network = SparseMultitaskNetwork(
+        request.model,
+        class_tasks=len(records.class_weights),
+        value_tasks=len(records.value_weights),
+        seed=request.seed,
+    )
+    check_shapes(trunk_of(network), request.trunk, place="The coordinator's trunk")
+    load_trunk(network, request.trunk)
+    if state is not None and state.run == request.run:
+        check_shapes(network.head.state_dict(), state.head, place="The partner's stored heads")
+
+    ledger.reserve(run=request.run, round_number=request.round, plan=request.plan, budget=partner.budget)
+    new_state = _private_steps(partner, request, network, records, state, noise or SystemNoise())
+    new_state.save(partner.path(partner.state))
+    return _stored_reply(partner, request, ledger, new_state)
+
+
+def _private_steps(
+    partner: Partner,
+    request: RoundRequest,
+    network: SparseMultitaskNetwork,
+    records: Records,
+    state: PrivateState | None,
+    noise: NoiseSource,
+) -> PrivateState:
+    if state is not None and state.run == request.run:
+        network.head.load_state_dict(state.head)
+    optimizer = torch.optim.SGD(
+        [
+            {"params": list(network.trunk.parameters()), "lr": request.training.trunk_learning_rate},
+            {"params": list(network.head.parameters()), "lr": request.training.head_learning_rate},
+        ]
+    )
+    mechanism = DpSgd(
+        request.plan,
+        network,
+        optimizer,
+        record_losses=partial(network_losses, records=records),
+        noise=noise,
+        placebo=partner.policy.placebo,
+    )
+    network.train()
+    for _ in range(request.plan.steps_per_round):
+        mechanism.step(records)
+    after = trunk_of(network)
+    return PrivateState(
+        run=request.run,
+        round=request.round,
+        request=request.digest,
+        head=network.head.state_dict(),
+        reply={name: after[name] - value for name, value in request.trunk.items()},
+    )
+
+
+def _stored_reply(partner: Partner, request: RoundRequest, ledger: Ledger, state: PrivateState) -> RoundReply:
+    if state.round != request.round or state.request != request.digest:
+        raise FederationError(
+            "PFL-F02",
+            f"Round {request.round} was asked for with other content or out of order; round {state.round} of this run "
+            "is done. Only the very same request gets the stored reply.",
+        )
+    ledger.release(run=request.run, round_number=request.round, plan=request.plan, reply=digest(state.reply, "reply"))
+    spent = left = None
+    if partner.policy.report_budget:
+        spent = ledger.epsilon(partner.budget.delta)
+        left = max(0.0, partner.budget.epsilon - spent)
+    return RoundReply(change=state.reply, epsilon_spent=spent, epsilon_left=left)

@@ -1,0 +1,117 @@
+"""federation.toml: what the coordinator proposes and every partner can read before joining."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pharma_fl.config.base import Settings
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+
+
+class ModelSettings(Settings):
+    """The network's shape and start: everything in front of the private heads is the shared trunk."""
+
+    input_bits: Annotated[int, Field(ge=8, le=1_048_576)] = 4096
+    """Fingerprint bits after folding; the prepared bits are folded to this width by position modulo it."""
+    input_scale: Annotated[float, Field(gt=0)] = 0.4
+    """Value of a set bit. It balances the first layer's gradient against the others' under one clip."""
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Field(min_length=1, max_length=4)] = (32,)
+    activation: Literal["relu", "tanh"] = "tanh"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    head_start: Annotated[float, Field(ge=0)] = 4.0
+    """Scale of the heads' public start, in units of 1 / sqrt(features). Column k starts equal at every
+    partner; 0 starts every head at zero."""
+    regression_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of a squared error against a cross-entropy, a public constant."""
+
+
+class TrainingSettings(Settings):
+    """How the trunk and the heads move."""
+
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 10
+    local_steps: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Private steps a round, each paid for."""
+    trunk_learning_rate: Annotated[float, Field(gt=0)] = 0.45
+    head_learning_rate: Annotated[float, Field(gt=0)] = 0.15
+    server_optimizer: Literal["sgd", "adam"] = "sgd"
+    server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Momentum of SGD, or Adam's first decay rate. With SGD, rate 1 and momentum 0 the coordinator averages."""
+
+
+class PrivacySettings(Settings):
+    """The mechanism that the coordinator proposes.
+
+    `noise_multiplier` is solved from `epsilon` when it is left out. With ``mechanism = "none"`` nothing
+    is protected, and a partner takes part only if its own policy says so.
+    """
+
+    mechanism: Literal["dp-sgd", "none"] = "dp-sgd"
+    epsilon: Annotated[float | None, Field(gt=0)] = None
+    noise_multiplier: Annotated[float | None, Field(gt=0)] = None
+    delta: Probability = 1e-5
+    sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.3
+    clipping_norm: Annotated[float, Field(gt=0)] = 1.0
+    expected_batch: Annotated[float, Field(gt=0)] = 256.0
+    """Public constant that divides the noised sum; never a count taken from data."""
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if self.mechanism == "dp-sgd" and (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("expected exactly one of epsilon and noise_multiplier")
+        if self.mechanism == "none" and (self.epsilon is not None or self.noise_multiplier is not None):
+            raise ValueError('mechanism "none" protects nothing: remove epsilon and noise_multiplier')
+        return self
+
+
+class QuorumSettings(Settings):
+    """When a round counts."""
+
+    min_partners: Annotated[int | None, Field(ge=1)] = None
+    """Fewest good replies a round needs; left out, every partner of the federation."""
+    join_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    round_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+
+
+class TrackingSettings(Settings):
+    """Where the coordinator's MLflow run goes. Best effort: it never fails or delays a round."""
+
+    enabled: bool = True
+    uri: str | None = None
+    """Left out: MLFLOW_TRACKING_URI, else SQLite in the coordinator's folder."""
+    experiment: str | None = None
+    """Left out: the federation's name."""
+    run_name: str | None = None
+
+
+class Federation(Settings):
+    """federation.toml, whole."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seeds the trunk's public start only; noise and sampling never depend on it."""
+    partners: Annotated[dict[Name, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    """Public weight of each partner's update, by partner name."""
+    output: str = "coordinator"
+    """Folder of checkpoints and round records, relative to federation.toml."""
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    privacy: PrivacySettings
+    quorum: QuorumSettings = QuorumSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    @model_validator(mode="after")
+    def _quorum_is_possible(self) -> Self:
+        wanted = self.quorum.min_partners
+        if wanted is not None and wanted > len(self.partners):
+            raise ValueError(f"quorum.min_partners = {wanted} exceeds the {len(self.partners)} partners listed")
+        return self
+
+    @property
+    def min_partners(self) -> int:
+        """Fewest good replies a round needs."""
+        return len(self.partners) if self.quorum.min_partners is None else self.quorum.min_partners

@@ -1,0 +1,1 @@
+"""Assay tables to training matrices. RDKit lives here and nowhere else."""

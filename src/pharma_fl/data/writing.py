@@ -1,0 +1,142 @@
+"""Writing the prepared folder ``data/`` (see `layout`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import csr_array
+
+from pharma_fl.data.layout import DTYPES, FILES, FORMAT, FORMAT_VERSION, in_column_order
+from pharma_fl.data.matrices import sha256
+from pharma_fl.data.replacement import replacement
+from pharma_fl.data.tasks import Task, write_tasks
+from pharma_fl.errors import DataError
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder that holds anything but prepared data: to prepare is to replace it whole.
+
+    Raises
+    ------
+    DataError
+        ``PFL-D08`` names the first other file, or says that `folder` is none.
+    """
+    if not folder.exists():
+        return
+    remedy = "Move it, or name another folder (partner.toml: data)."
+    if not folder.is_dir():
+        raise DataError("PFL-D08", f"{folder} is not a folder. {remedy}")
+    other = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
+    if other:
+        raise DataError("PFL-D08", f"{folder} holds {other[0]}, which is not prepared data and would be lost. {remedy}")
+
+
+def write_prepared(
+    folder: Path,
+    *,
+    x: csr_array,
+    y_class: csr_array,
+    y_regr: csr_array,
+    y_censor: csr_array,
+    folds: npt.NDArray[np.int8],
+    compounds: pd.DataFrame,
+    tasks: Sequence[Task],
+    manifest: Mapping[str, Any],
+    side_files: Mapping[str, pd.DataFrame] | None = None,
+) -> dict[str, Any]:
+    """Write a prepared folder in the place of an existing one, whole or not at all (see `replacement`).
+
+    Parameters
+    ----------
+    folder : Path
+        Where ``data/`` goes.
+    x, y_class, y_regr, y_censor : csr_array
+        (n, bits), (n, classification tasks), and twice (n, regression tasks) in one pattern; column indices
+        ascending in each row. Data of `x` is not stored: every entry is 1.
+    folds : int8 array (n,)
+        Fold of each row.
+    compounds : DataFrame
+        One row for each compound, for compounds.csv.
+    tasks : sequence of Task
+        Classification tasks by column, then regression tasks by column.
+    manifest : mapping
+        What else manifest.json says; format, sizes and file hashes are added.
+    side_files : mapping, optional
+        Further CSV files by name, such as what was dropped.
+
+    Returns
+    -------
+    dict
+        The manifest as written.
+
+    Raises
+    ------
+    ValueError
+        Sizes do not fit each other, or a row is not sorted.
+    DataError
+        ``PFL-D08`` the folder holds a file that is not prepared data; see `check_replaceable`.
+    """
+    check_replaceable(folder)
+    _check_sizes(x=x, y_class=y_class, y_regr=y_regr, y_censor=y_censor, folds=folds, compounds=compounds, tasks=tasks)
+    arrays = {
+        **{f"{name}_indptr": matrix.indptr for name, matrix in (("x", x), ("y_class", y_class), ("y_regr", y_regr))},
+        **{f"{name}_indices": matrix.indices for name, matrix in (("x", x), ("y_class", y_class), ("y_regr", y_regr))},
+        "y_class_values": y_class.data,
+        "y_regr_values": y_regr.data,
+        "y_regr_censor": y_censor.data,
+        "folds": folds,
+    }
+    with replacement(folder) as part:
+        for name, dtype in DTYPES.items():
+            np.save(part / f"{name}.npy", np.ascontiguousarray(arrays[name], dtype=dtype), allow_pickle=False)
+        write_tasks(part / "tasks.csv", tasks)
+        for name, table in {"compounds.csv": compounds, **(side_files or {})}.items():
+            table.to_csv(part / name, index=False, lineterminator="\n")
+        whole: dict[str, Any] = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **manifest,
+            "sizes": {
+                "compounds": len(folds),
+                "bits": x.shape[1],
+                "x_entries": int(x.nnz),
+                "classification_tasks": y_class.shape[1],
+                "class_labels": int(y_class.nnz),
+                "regression_tasks": y_regr.shape[1],
+                "regression_values": int(y_regr.nnz),
+            },
+            "files": {
+                path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(part.iterdir())
+            },
+        }
+        text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
+        (part / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    return whole
+
+
+def _check_sizes(
+    *,
+    x: csr_array,
+    y_class: csr_array,
+    y_regr: csr_array,
+    y_censor: csr_array,
+    folds: npt.NDArray[np.int8],
+    compounds: pd.DataFrame,
+    tasks: Sequence[Task],
+) -> None:
+    rows = {x.shape[0], y_class.shape[0], y_regr.shape[0], len(folds), len(compounds)}
+    if len(rows) != 1:
+        raise ValueError(f"expected as many rows everywhere, got {sorted(rows)}")
+    if not in_column_order(tasks, y_class.shape[1], y_regr.shape[1]):
+        raise ValueError("expected classification tasks by column, then regression tasks by column")
+    if not all(matrix.has_sorted_indices for matrix in (x, y_class, y_regr)):
+        raise ValueError("expected ascending column indices in each row")
+    same = np.array_equal(y_regr.indptr, y_censor.indptr) and np.array_equal(y_regr.indices, y_censor.indices)
+    if not same:
+        raise ValueError("expected y_regr and y_censor to have one pattern")

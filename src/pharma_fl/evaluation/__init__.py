@@ -1,0 +1,1 @@
+"""Single partner against federated: fair baselines, scores on held-out folds, and their summary."""

@@ -1,0 +1,1 @@
+"""What partner and coordinator say to each other: the whole of what may leave either."""

@@ -1,0 +1,1 @@
+"""The sparse multitask network: batches, network, losses, metrics, plain training, prediction."""

@@ -1,0 +1,1 @@
+"""The private mechanism, its accountant, and the ledger and policy that the partner owns."""

@@ -1,0 +1,1 @@
+"""What the coordinator does: the strategy, the boundary for replies, checkpoints."""

@@ -1,0 +1,28 @@
+"""The coordinator's Flower ServerApp: reads federation.toml, makes the strategy, starts it."""
+
+from __future__ import annotations
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from pharma_fl.config import Federation, federation_file
+from pharma_fl.messages.wire import to_arrays
+from pharma_fl.model.network import initial_trunk
+from pharma_fl.privacy.plan import propose
+from pharma_fl.strategies.dp_fedavg import DpFedAvg
+from pharma_fl.strategies.run_record import Checkpoints
+from pharma_fl.tracking.mlflow_observer import MlflowObserver
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one federation."""
+    path = federation_file(context.run_config)
+    federation = Federation.load(path)
+    folder = path.resolve().parent / federation.output
+    observers = [MlflowObserver(federation.tracking)] if federation.tracking.enabled else []
+    strategy = DpFedAvg(federation, propose(federation.privacy, federation.training), Checkpoints(folder), observers)
+    strategy.run = f"{federation.name}-{context.run_id:016x}"
+    strategy.start(grid=grid, initial_arrays=to_arrays(initial_trunk(federation.model, federation.seed)))

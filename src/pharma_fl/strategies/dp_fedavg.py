@@ -1,0 +1,234 @@
+"""Federated averaging over private rounds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from logging import INFO, WARNING
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.common import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from torch import Tensor
+
+from pharma_fl.config import Federation
+from pharma_fl.messages.rounds import RoundRequest
+from pharma_fl.messages.wire import from_arrays, round_request, to_arrays
+from pharma_fl.privacy.plan import PrivacyPlan
+from pharma_fl.strategies.boundary import Answer, read_answer
+from pharma_fl.strategies.roster import Roster, call_roster
+from pharma_fl.strategies.run_record import Checkpoints, Observer, RoundRecord, RunEnd
+from pharma_fl.strategies.server_optimizer import ServerOptimizer, norm, weighted_mean
+
+
+class DpFedAvg(Strategy):
+    """Partners take private steps from the common trunk; the coordinator averages their noised changes.
+
+    Each partner adds the plan's whole noise itself, so its guarantee holds against the coordinator, the
+    other partners and everybody who later sees the model. Weights are public constants from
+    federation.toml, never counts from replies. Nothing is evaluated over the network: metrics stay at
+    the partners.
+
+    Parameters
+    ----------
+    federation : Federation
+        The whole of federation.toml.
+    plan : PrivacyPlan
+        What every partner is asked to run.
+    checkpoints : Checkpoints
+        Where models and round records are kept.
+    observers : sequence of Observer
+        Told of every round.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        plan: PrivacyPlan,
+        checkpoints: Checkpoints,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.federation = federation
+        self.plan = plan
+        self.checkpoints = checkpoints
+        self.observers = observers
+        self.roster = Roster()
+        self.run = federation.name
+        self._trunk: dict[str, Tensor] = {}
+        self._optimizer: ServerOptimizer | None = None
+        self._answers: dict[str, Answer] = {}
+
+    def summary(self) -> None:
+        """Log the configuration of the strategy."""
+        epsilon = (
+            f"{self.plan.epsilon():.3f} at delta {self.plan.delta:g}" if self.plan.protected else "none: unprotected"
+        )
+        log(INFO, "\t├──> Rounds: %d of %d private steps", self.plan.rounds, self.plan.steps_per_round)
+        log(INFO, "\t├──> Epsilon a partner, whole run: %s", epsilon)
+        log(
+            INFO,
+            "\t├──> Partners: %s, of whom %d are needed",
+            list(self.federation.partners),
+            self.federation.min_partners,
+        )
+        log(INFO, "\t└──> Server optimizer: %s", self.federation.training.server_optimizer)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return one message for each partner of the roster."""
+        del config, grid
+        self._trunk = from_arrays(arrays)
+        request = RoundRequest(
+            run=self.run,
+            round=server_round,
+            plan=self.plan,
+            model=self.federation.model,
+            training=self.federation.training,
+            seed=self.federation.seed,
+            trunk=self._trunk,
+        )
+        return [
+            Message(round_request(request), dst_node_id=node, message_type=MessageType.TRAIN)
+            for node in self.roster.nodes.values()
+        ]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the good replies and step the trunk; None when fewer than the quorum are good."""
+        names = {node: name for name, node in self.roster.nodes.items()}
+        self._answers = {}
+        for reply in replies:
+            name = names.get(reply.metadata.src_node_id)
+            if name is not None and name not in self._answers:
+                self._answers[name] = read_answer(reply, self._trunk)
+        changes = {name: answer.change for name, answer in self._answers.items() if answer.change is not None}
+        for name in sorted(self.roster.nodes.keys() - changes.keys()):
+            log(WARNING, "Round %d: no update of %s (%s).", server_round, name, self._code(name))
+        if len(changes) < self.federation.min_partners:
+            return None, None
+        mean = weighted_mean(changes, self.federation.partners)
+        if self._optimizer is None:
+            self._optimizer = ServerOptimizer(self._trunk, self.federation.training)
+        self._optimizer.step(mean)
+        return to_arrays(self._optimizer.trunk), MetricRecord({"change_norm": norm(mean)})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return nothing: evaluation metrics are data and stay at the partners."""
+        del server_round, arrays, config, grid
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return nothing; see `configure_evaluate`."""
+        del server_round, replies
+        return None
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int | None = None,
+        timeout: float | None = None,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the federation until its rounds are done or the quorum is missed.
+
+        A missed quorum ends the run cleanly: the last good model stays on disk and is the result.
+
+        Parameters
+        ----------
+        grid : Grid
+            Flower's connection to the nodes.
+        initial_arrays : ArrayRecord
+            The trunk's public start.
+        num_rounds, timeout : optional
+            Left out, the plan's rounds and the federation's round deadline in seconds.
+        train_config, evaluate_config, evaluate_fn
+            As in Flower's own strategies; not used, because nothing is evaluated over the network.
+        """
+        del evaluate_config, evaluate_fn
+        rounds = self.plan.rounds if num_rounds is None else min(num_rounds, self.plan.rounds)
+        deadline = self.federation.quorum.round_timeout_s if timeout is None else timeout
+        self.summary()
+        self.checkpoints.save(0, from_arrays(initial_arrays), self.plan)
+        for observer in self.observers:
+            observer.run_started(self.federation, self.plan, self.checkpoints.folder)
+        self.roster = call_roster(grid, self.federation, self.plan)
+        result = Result(arrays=initial_arrays)
+        end = self._quorum_missed(0, len(self.roster.nodes))
+        for server_round in range(1, rounds + 1):
+            if end is not None:
+                break
+            begun = time.monotonic()
+            messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
+            arrays, metrics = self.aggregate_train(server_round, grid.send_and_receive(messages, timeout=deadline))
+            good = sum(answer.change is not None for answer in self._answers.values())
+            end = self._quorum_missed(server_round - 1, good)
+            if arrays is None or metrics is None:
+                break
+            result.arrays = arrays
+            result.train_metrics_clientapp[server_round] = metrics
+            self.checkpoints.save(server_round, from_arrays(arrays), self.plan)
+            self._tell(self._record(server_round, metrics, time.monotonic() - begun))
+        end = end or RunEnd(status="completed", rounds=rounds, refused=self._refused())
+        self.checkpoints.finish(end)
+        log(INFO, "Run %s after %d rounds. %s", end.status, end.rounds, end.reason)
+        for observer in self.observers:
+            observer.run_finished(end)
+        return result
+
+    def _quorum_missed(self, done: int, good: int) -> RunEnd | None:
+        if good >= self.federation.min_partners:
+            return None
+        refused = self._refused()
+        reasons = ", ".join(f"{name} ({code})" for name, code in sorted(refused.items()))
+        return RunEnd(
+            status="stopped",
+            rounds=done,
+            reason=f"{good} partners took part where {self.federation.min_partners} are needed; missing: {reasons}. "
+            "The model of the last good round stands.",
+            refused=refused,
+        )
+
+    def _refused(self) -> dict[str, str]:
+        took_part = {name for name, answer in self._answers.items() if answer.change is not None}
+        if not self._answers:
+            took_part = set(self.roster.nodes)
+        return {name: self._code(name) for name in self.federation.partners if name not in took_part}
+
+    def _code(self, name: str) -> str:
+        answer = self._answers.get(name)
+        return answer.code if answer is not None else self.roster.refused.get(name, "PFL-F13")
+
+    def _record(self, server_round: int, metrics: MetricRecord, seconds: float) -> RoundRecord:
+        good = {name: a for name, a in self._answers.items() if a.change is not None}
+        payload = sum(value.numel() * value.element_size() for value in self._trunk.values())
+        return RoundRecord(
+            round=server_round,
+            participants=sorted(good),
+            refused=self._refused(),
+            epsilon_spent=_reported(good, "epsilon_spent"),
+            epsilon_left=_reported(good, "epsilon_left"),
+            change_norm=float(str(metrics["change_norm"])),
+            partner_change_norms={n: norm(a.change) for n, a in good.items() if a.change is not None},
+            bytes_sent=payload * len(self.roster.nodes),
+            bytes_received=payload * len(good),
+            seconds=seconds,
+        )
+
+    def _tell(self, record: RoundRecord) -> None:
+        self.checkpoints.append(record)
+        for observer in self.observers:
+            observer.round_finished(record)
+
+
+def _reported(answers: dict[str, Answer], metric: str) -> dict[str, float]:
+    # An unprotected run has no epsilon, and infinity is not JSON.
+    return {name: a.metrics[metric] for name, a in answers.items() if math.isfinite(a.metrics.get(metric, math.inf))}

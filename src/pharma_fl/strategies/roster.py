@@ -1,0 +1,80 @@
+"""Which node is which partner: the strategy addresses partners by name, never all connected nodes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from logging import INFO, WARNING
+
+from flwr.app import ConfigRecord, Message, MessageType
+from flwr.common import log
+from flwr.serverapp import Grid
+
+from pharma_fl.config import Federation
+from pharma_fl.messages.wire import CONFIG, join_request
+from pharma_fl.privacy.plan import PrivacyPlan
+
+_POLL_S = 0.5
+
+
+@dataclass(kw_only=True)
+class Roster:
+    """The partners of a run.
+
+    Attributes
+    ----------
+    nodes : dict
+        Flower node id of each partner that joined, by name.
+    refused : dict
+        Code of each partner that refused to join, by name.
+    affordable_rounds : dict
+        Rounds of this plan that each partner's budget still covers, where it says so.
+    """
+
+    nodes: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    affordable_rounds: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def answered(self) -> set[str]:
+        """Partners that said yes or no."""
+        return self.nodes.keys() | self.refused.keys()
+
+    def admit(self, node: int, answer: ConfigRecord, federation: Federation) -> None:
+        """Enter one answer; a node that is not on the federation's list is ignored."""
+        name = str(answer.get("partner", ""))
+        if name not in federation.partners or name in self.answered:
+            log(WARNING, "Node %s is ignored: it is not a partner of this federation, or its name is taken.", node)
+            return
+        rounds = answer.get("affordable_rounds")
+        if isinstance(rounds, int):
+            self.affordable_rounds[name] = rounds
+        if answer.get("status") == "joined":
+            self.nodes[name] = node
+        else:
+            self.refused[name] = str(answer.get("code", "PFL-X00"))
+
+
+def call_roster(grid: Grid, federation: Federation, plan: PrivacyPlan) -> Roster:
+    """Ask every connected node who it is until all partners answered or the join deadline passed."""
+    roster = Roster()
+    asked: set[int] = set()
+    deadline = time.monotonic() + federation.quorum.join_timeout_s
+    while roster.answered != federation.partners.keys() and (left := deadline - time.monotonic()) > 0:
+        new = [node for node in grid.get_node_ids() if node not in asked]
+        if not new:
+            time.sleep(_POLL_S)
+            continue
+        asked.update(new)
+        questions = [
+            Message(join_request(plan), dst_node_id=node, message_type=f"{MessageType.QUERY}.join") for node in new
+        ]
+        for reply in grid.send_and_receive(questions, timeout=left):
+            answer = None if reply.has_error() else reply.content.config_records.get(CONFIG)
+            if answer is not None:
+                roster.admit(reply.metadata.src_node_id, answer, federation)
+    for name, rounds in sorted(roster.affordable_rounds.items()):
+        if rounds < plan.rounds:
+            log(WARNING, "Partner %s can afford %d of the plan's %d rounds.", name, rounds, plan.rounds)
+    log(INFO, "Joined: %s. Refused: %s.", sorted(roster.nodes), roster.refused or "none")
+    return roster
