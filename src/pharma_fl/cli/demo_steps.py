@@ -41,15 +41,10 @@ class Run:
 
 def planned_runs(epsilons: Sequence[float], seeds: int) -> list[Run]:
     """Return every federated run of the comparison."""
-    return [
-        Run(setting=setting, epsilon=epsilon, seed=seed)
-        for seed in range(seeds)
-        for setting, epsilon in [
-            ("fed", None),
-            *(("fed-dp", epsilon) for epsilon in epsilons),
-            ("placebo", PLACEBO_EPSILON),
-        ]
-    ]
+    kinds: list[tuple[Setting, float | None]] = [("fed", None)]
+    kinds += [("fed-dp", epsilon) for epsilon in epsilons]
+    kinds += [("placebo", PLACEBO_EPSILON)]
+    return [Run(setting=setting, epsilon=epsilon, seed=seed) for seed in range(seeds) for setting, epsilon in kinds]
 
 
 def write_partner(folder: Path, name: str, changes: dict[str, Any]) -> Partner:
@@ -172,7 +167,7 @@ def budgets(out: Path, runs: Sequence[Run], partners: Sequence[str]) -> list[dic
 
 def plans(out: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Read the plan of each kind of run."""
-    found = {}
+    found: dict[tuple[Setting, float | None], dict[str, Any]] = {}
     for run in runs:
         state = out / "runs" / run.name / "coordinator" / "checkpoints" / "round-0000" / "state.json"
         plan = json.loads(state.read_text("utf-8"))["plan"]

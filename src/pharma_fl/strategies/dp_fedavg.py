@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from logging import INFO, WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
-from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
@@ -21,6 +20,8 @@ from pharma_fl.strategies.boundary import Answer, read_answer
 from pharma_fl.strategies.roster import Roster, call_roster
 from pharma_fl.strategies.run_record import Checkpoints, Observer, RoundRecord, RunEnd
 from pharma_fl.strategies.server_optimizer import ServerOptimizer, norm, weighted_mean
+
+_LOG = logging.getLogger("flwr")  # beside Flower's own strategies
 
 
 class DpFedAvg(Strategy):
@@ -65,15 +66,14 @@ class DpFedAvg(Strategy):
         epsilon = (
             f"{self.plan.epsilon():.3f} at delta {self.plan.delta:g}" if self.plan.protected else "none: unprotected"
         )
-        log(INFO, "\t├──> Rounds: %d of %d private steps", self.plan.rounds, self.plan.steps_per_round)
-        log(INFO, "\t├──> Epsilon a partner, whole run: %s", epsilon)
-        log(
-            INFO,
+        _LOG.info("\t├──> Rounds: %d of %d private steps", self.plan.rounds, self.plan.steps_per_round)
+        _LOG.info("\t├──> Epsilon a partner, whole run: %s", epsilon)
+        _LOG.info(
             "\t├──> Partners: %s, of whom %d are needed",
             list(self.federation.partners),
             self.federation.min_partners,
         )
-        log(INFO, "\t└──> Server optimizer: %s", self.federation.training.server_optimizer)
+        _LOG.info("\t└──> Server optimizer: %s", self.federation.training.server_optimizer)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -107,7 +107,7 @@ class DpFedAvg(Strategy):
                 self._answers[name] = read_answer(reply, self._trunk)
         changes = {name: answer.change for name, answer in self._answers.items() if answer.change is not None}
         for name in sorted(self.roster.nodes.keys() - changes.keys()):
-            log(WARNING, "Round %d: no update of %s (%s).", server_round, name, self._code(name))
+            _LOG.warning("Round %d: no update of %s (%s).", server_round, name, self._code(name))
         if len(changes) < self.federation.min_partners:
             return None, None
         mean = weighted_mean(changes, self.federation.partners)
@@ -179,7 +179,7 @@ class DpFedAvg(Strategy):
             self._tell(self._record(server_round, metrics, time.monotonic() - begun))
         end = end or RunEnd(status="completed", rounds=rounds, refused=self._refused())
         self.checkpoints.finish(end)
-        log(INFO, "Run %s after %d rounds. %s", end.status, end.rounds, end.reason)
+        _LOG.info("Run %s after %d rounds. %s", end.status, end.rounds, end.reason)
         for observer in self.observers:
             observer.run_finished(end)
         return result

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
-from logging import INFO, WARNING
 
 from flwr.app import ConfigRecord, Message, MessageType
-from flwr.common import log
 from flwr.serverapp import Grid
 
 from pharma_fl.config import Federation
 from pharma_fl.messages.wire import CONFIG, join_request
 from pharma_fl.privacy.plan import PrivacyPlan
 
+_LOG = logging.getLogger("flwr")  # beside Flower's own strategies
 _POLL_S = 0.5
 
 
@@ -44,7 +44,7 @@ class Roster:
         """Enter one answer; a node that is not on the federation's list is ignored."""
         name = str(answer.get("partner", ""))
         if name not in federation.partners or name in self.answered:
-            log(WARNING, "Node %s is ignored: it is not a partner of this federation, or its name is taken.", node)
+            _LOG.warning("Node %s is ignored: it is not a partner of this federation, or its name is taken.", node)
             return
         rounds = answer.get("affordable_rounds")
         if isinstance(rounds, int):
@@ -75,6 +75,6 @@ def call_roster(grid: Grid, federation: Federation, plan: PrivacyPlan) -> Roster
                 roster.admit(reply.metadata.src_node_id, answer, federation)
     for name, rounds in sorted(roster.affordable_rounds.items()):
         if rounds < plan.rounds:
-            log(WARNING, "Partner %s can afford %d of the plan's %d rounds.", name, rounds, plan.rounds)
-    log(INFO, "Joined: %s. Refused: %s.", sorted(roster.nodes), roster.refused or "none")
+            _LOG.warning("Partner %s can afford %d of the plan's %d rounds.", name, rounds, plan.rounds)
+    _LOG.info("Joined: %s. Refused: %s.", sorted(roster.nodes), roster.refused or "none")
     return roster

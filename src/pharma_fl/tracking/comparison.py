@@ -138,7 +138,7 @@ def lower_is_better(metric: str) -> bool:
     >>> lower_is_better("rmse/assay-2/value"), lower_is_better("auc_pr")
     (True, False)
     """
-    return metric.split("/")[0] in {"rmse", "mae", "log_loss", "brier"}
+    return metric.split("/", maxsplit=1)[0] in {"rmse", "mae", "log_loss", "brier"}
 
 
 def enumerate_words(words: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-_VOID = {"img", "meta", "rect", "br"}
+_VOID = {"img", "meta", "br"}
 
 
 class Html(str):
@@ -15,10 +15,14 @@ class Html(str):
     __slots__ = ()
 
 
+NOTHING = Html("\N{EN DASH}")
+"""Stands where a table has no number."""
+
+
 Child = str | Html
 
 
-def tag(name: str, *children: Child, **attributes: str) -> Html:
+def tag(name: str, /, *children: Child, **attributes: str) -> Html:
     """Return an element; ``class_`` writes ``class``, and ``_`` inside a name writes ``-``.
 
     >>> tag("p", "a < b", class_="note")
@@ -36,17 +40,17 @@ def join(children: Iterable[Child]) -> Html:
 
 
 def number(value: float | None, digits: int = 3, *, signed: bool = False) -> Html:
-    """Return a rounded number that carries its full value; a dash where there is none.
+    r"""Return a rounded number that carries its full value; a dash where there is none.
 
-    >>> number(-0.01234, signed=True)
-    '<data value="-0.01234">−0.012</data>'
+    >>> print(ascii(number(-0.01234, signed=True)))
+    '<data value="-0.01234">\u22120.012</data>'
     """
     if value is None or not math.isfinite(value):
-        return Html("–")
+        return NOTHING
     shown = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     if float(shown) == 0:
         shown = ("±" if signed else "") + shown.lstrip("+-")
-    return tag("data", shown.replace("-", "−"), value=repr(value))
+    return tag("data", shown.replace("-", "\N{MINUS SIGN}"), value=repr(value))
 
 
 def table(caption: str, header: Sequence[Child], rows: Sequence[Sequence[Child]], *, heads: int = 1) -> Html:
@@ -60,7 +64,7 @@ def table(caption: str, header: Sequence[Child], rows: Sequence[Sequence[Child]]
         )
         for row in rows
     ]
-    whole = tag("table", tag("caption", caption), tag("thead", top), tag("tbody", *body))
+    whole = tag("table", tag("caption", tag("span", caption)), tag("thead", top), tag("tbody", *body))
     # A box that scrolls must be reachable by keyboard.
     return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 

@@ -59,7 +59,9 @@ class RunFolder:
     def refusals(self) -> Counter[tuple[str, str]]:
         """How often each partner was left out with each code; a run that stopped adds its last round."""
         found: Counter[tuple[str, str]] = Counter()
-        for record in (*self.rounds, self.end):
+        # The round that missed the quorum is recorded in end.json alone.
+        last = [self.end] if self.end.get("status") == "stopped" else []
+        for record in (*self.rounds, *last):
             refused = record.get("refused")
             if isinstance(refused, dict):
                 found.update((str(partner), str(code)) for partner, code in refused.items())

@@ -31,10 +31,10 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """Words for a table.
+        r"""Words for a table.
 
         >>> Setting(kind="fed-dp", epsilon=3.0, personalised=True).label
-        'Federated, ε = 3, personalised'
+        'Federated, ε\xa0=\xa03, personalised'
         """
         if self.kind == "sp":
             return "Alone"
@@ -43,9 +43,11 @@ class Setting:
     @property
     def run_label(self) -> str:
         """Words for the run, without what became of its model."""
-        name = {"sp": "Alone", "fed": "Federated", "fed-dp": "Federated", "placebo": "Placebo"}.get(self.kind, self.kind)
+        name = {"sp": "Alone", "fed": "Federated", "fed-dp": "Federated", "placebo": "Placebo"}.get(
+            self.kind, self.kind
+        )
         if self.epsilon is not None:
-            return f"{name}, ε = {self.epsilon:g}"
+            return f"{name}, {epsilon_words(self.epsilon)}"
         return f"{name}, no privacy" if self.kind == "fed" else name
 
     @property
@@ -163,14 +165,17 @@ def parse_summary(content: Any) -> Summary:
         headline={key: str(value) for key, value in _table(content, "headline").items()},
         seconds=_number(content.get("seconds")),
         phases={
-            key: seconds
-            for key, value in _table(content, "phases").items()
-            if (seconds := _number(value)) is not None
+            key: seconds for key, value in _table(content, "phases").items() if (seconds := _number(value)) is not None
         },
         versions={key: str(value) for key, value in _table(content, "versions").items()},
         plans=tuple((_setting(entry), _table(entry, "plan")) for entry in _entries(content, "plans", ("plan",))),
         notes=tuple(str(note) for note in content.get("notes") or ()),
     )
+
+
+def epsilon_words(epsilon: float) -> str:
+    """Write an epsilon so that no line breaks inside it."""
+    return f"ε = {epsilon:g}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _setting(entry: Mapping[str, Any]) -> Setting:
@@ -184,7 +189,9 @@ def _setting(entry: Mapping[str, Any]) -> Setting:
 
 
 def _entries(content: Mapping[str, Any], key: str, needed: tuple[str, ...]) -> list[Mapping[str, Any]]:
-    entries = content.get(key) or []
+    entries = content.get(key)
+    if entries is None:
+        return []
     if not isinstance(entries, list):
         raise TypeError(f'expected a list under "{key}"')
     for place, entry in enumerate(entries):

@@ -1,0 +1,239 @@
+"""One round at a partner: charged first, answered once, exact after every crash."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest
+from tests.conftest import PROJECT
+from tests.partners import a_partner, a_plan, a_request
+
+from pharma_fl.clients.state import PrivateState
+from pharma_fl.clients.train import train_round
+from pharma_fl.errors import (
+    BudgetExceeded,
+    DataError,
+    FederationError,
+    ModelError,
+    PharmaFlError,
+    PolicyViolation,
+    PrivacyError,
+)
+from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.ledger import Ledger
+
+
+def ledger_of(partner):
+    return Ledger(partner.path(partner.ledger))
+
+
+def kinds(partner):
+    return [(entry.round, entry.kind) for entry in ledger_of(partner).entries()]
+
+
+def test_a_round_is_charged_and_answered(tmp_path):
+    partner = a_partner(tmp_path)
+    request = a_request()
+    reply = train_round(partner, request)
+    assert kinds(partner) == [(1, "reserved"), (1, "released")]
+    assert reply.change.keys() == request.trunk.keys()
+    assert reply.epsilon_spent == epsilon([Charge(0.5, 4.0, 2)], 1e-5)
+    assert reply.epsilon_left == partner.budget.epsilon - reply.epsilon_spent
+
+
+def test_the_same_request_gets_the_same_reply_and_costs_nothing(tmp_path):
+    partner = a_partner(tmp_path)
+    first, second = train_round(partner, a_request()), train_round(partner, a_request())
+    assert all(torch.equal(first.change[name], second.change[name]) for name in first.change)
+    assert kinds(partner) == [(1, "reserved"), (1, "released")]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: a_request(trunk={k: v + 1 for k, v in a_request().trunk.items()}),
+        lambda: a_request(plan=a_plan(noise_multiplier=5.0)),
+        lambda: a_request(seed=7),
+    ],
+)
+def test_the_same_round_with_other_content_is_refused(tmp_path, other):
+    partner = a_partner(tmp_path)
+    train_round(partner, a_request())
+    before = kinds(partner)
+    with pytest.raises(FederationError, match="PFL-F02"):
+        train_round(partner, other())
+    assert kinds(partner) == before
+
+
+def test_an_old_round_and_one_past_the_plan_are_refused(tmp_path):
+    partner = a_partner(tmp_path)
+    train_round(partner, a_request(1))
+    train_round(partner, a_request(2))
+    for number in (1, 7, 0, -3):
+        with pytest.raises(FederationError, match="PFL-F02"):
+            train_round(partner, a_request(number))
+
+
+def test_heads_continue_within_a_run_and_start_anew_in_another(tmp_path):
+    partner = a_partner(tmp_path)
+    train_round(partner, a_request(1))
+    first = PrivateState.load(partner.path(partner.state)).head
+    quiet = a_plan(noise_multiplier=4.0, clipping_norm=1e-9)
+    train_round(partner, a_request(2, plan=quiet))
+    second = PrivateState.load(partner.path(partner.state)).head
+    assert torch.allclose(first["weight"], second["weight"], atol=1e-6)
+    train_round(partner, a_request(1, run="run-2", plan=quiet))
+    third = PrivateState.load(partner.path(partner.state)).head
+    assert not torch.allclose(second["weight"], third["weight"], atol=1e-3)
+
+
+def test_a_budget_too_small_refuses_before_anything_happens(tmp_path):
+    partner = a_partner(tmp_path, budget={"epsilon": 0.05})
+    with pytest.raises(BudgetExceeded, match="budget.epsilon"):
+        train_round(partner, a_request())
+    assert kinds(partner) == []
+    assert not partner.path(partner.state).exists()
+
+
+def test_a_budget_lasts_as_long_as_it_says(tmp_path):
+    partner = a_partner(tmp_path, budget={"epsilon": 1.2})
+    affordable = ledger_of(partner).affordable_rounds(a_plan(), partner.budget)
+    assert 0 < affordable < 6
+    for number in range(1, affordable + 1):
+        assert train_round(partner, a_request(number)).epsilon_spent <= 1.2
+    with pytest.raises(BudgetExceeded):
+        train_round(partner, a_request(affordable + 1))
+
+
+def test_the_policy_comes_first(tmp_path):
+    partner = a_partner(tmp_path, policy={"min_noise_multiplier": 6.0})
+    with pytest.raises(PolicyViolation):
+        train_round(partner, a_request())
+    assert not partner.path(partner.ledger).exists()
+
+
+def test_an_unprotected_run_needs_the_partners_word(tmp_path):
+    plan = a_plan(mechanism="none", noise_multiplier=0.0)
+    with pytest.raises(PolicyViolation):
+        train_round(a_partner(tmp_path, "careful"), a_request(plan=plan))
+    reply = train_round(a_partner(tmp_path, "simulated", policy={"allow_unprotected": True}), a_request(plan=plan))
+    assert reply.epsilon_spent == float("inf")
+
+
+def test_thresholds_taken_from_the_data_are_refused_under_privacy(tmp_path):
+    with pytest.raises(PrivacyError, match="PFL-P04"):
+        train_round(a_partner(tmp_path, data_derived=True), a_request())
+
+
+@pytest.mark.parametrize(
+    "trunk",
+    [
+        {},
+        {"input.weight": torch.zeros(64, 8)},
+        {"input.weight": torch.zeros(65, 8), "input.bias": torch.zeros(8)},
+        {"input.weight": torch.full((64, 8), torch.nan), "input.bias": torch.zeros(8)},
+        {"input.weight": torch.zeros(64, 8), "input.bias": torch.zeros(8), "head.weight": torch.zeros(3, 8)},
+    ],
+)
+def test_a_trunk_that_does_not_fit_is_refused_uncharged(tmp_path, trunk):
+    partner = a_partner(tmp_path)
+    with pytest.raises(ModelError, match="PFL-M03"):
+        train_round(partner, a_request(trunk=trunk or {"x": torch.zeros(1)}))
+    assert kinds(partner) == []
+
+
+def test_prepared_data_that_is_too_narrow_or_truncated_is_refused_uncharged(tmp_path):
+    narrow = a_partner(tmp_path, "narrow", bits=32)
+    with pytest.raises(ModelError, match="PFL-M01"):
+        train_round(narrow, a_request())
+    damaged = a_partner(tmp_path, "damaged")
+    path = damaged.path(damaged.data) / "x_indices.npy"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match="PFL-D04.*x_indices"):
+        train_round(damaged, a_request())
+    assert kinds(narrow) == []
+    assert kinds(damaged) == []
+
+
+def test_policy_may_keep_the_budget_secret(tmp_path):
+    reply = train_round(a_partner(tmp_path, policy={"report_budget": False}), a_request())
+    assert reply.epsilon_spent is None
+    assert reply.epsilon_left is None
+
+
+def test_the_change_that_leaves_carries_the_plans_noise(tmp_path):
+    """With zero gradients (placebo) the reply is noise alone: its sigma is the plan's, not 2/3 or 3/2 of it."""
+    partner = a_partner(tmp_path, policy={"placebo": True})
+    reply = train_round(partner, a_request())
+    noise = torch.cat([v.flatten() for v in reply.change.values()]).numpy()
+    sigma = 0.45 * 4.0 * 1.0 / 40.0 * np.sqrt(2)
+    assert kstest(noise / sigma, "norm").pvalue > 1e-4
+    assert kstest(noise / sigma * 1.5, "norm").pvalue < 1e-3
+    assert kstest(noise / sigma / 1.5, "norm").pvalue < 1e-3
+
+
+CRASH = """
+    import os, signal, sys
+    sys.path.insert(0, {root!r})
+    from pathlib import Path
+    from pharma_fl.clients import train
+    from pharma_fl.clients.state import PrivateState
+    from pharma_fl.config import Partner
+    from pharma_fl.privacy.dp_sgd import DpSgd
+    from pharma_fl.privacy.ledger import Ledger
+    from tests.partners import a_request
+
+    def die(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def die_after(owner, name):
+        original = getattr(owner, name)
+        def wrapped(*args, **kwargs):
+            original(*args, **kwargs)
+            die()
+        setattr(owner, name, wrapped)
+
+    point = {point!r}
+    if point == "before the charge": Ledger.reserve = die
+    if point == "after the charge": die_after(Ledger, "reserve")
+    if point == "mid-training": die_after(DpSgd, "step")
+    if point == "before the reply is stored": PrivateState.save = die
+    if point == "after the reply is stored": die_after(PrivateState, "save")
+    if point == "after the release": die_after(Ledger, "release")
+    train.train_round(Partner.load(Path({partner!r})), a_request())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("point", "charged", "finished"),
+    [
+        ("before the charge", False, True),
+        ("after the charge", True, False),
+        ("mid-training", True, False),
+        ("before the reply is stored", True, False),
+        ("after the reply is stored", True, True),
+        ("after the release", True, True),
+    ],
+)
+def test_killed_at_any_point_the_ledger_counts_what_could_have_left(tmp_path, point, charged, finished):
+    partner = a_partner(tmp_path)
+    script = CRASH.format(root=str(PROJECT), point=point, partner=str(tmp_path / "north" / "partner.toml"))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], check=False, capture_output=True, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert (len(ledger_of(partner).charges()) == 1) is charged
+    if finished:
+        train_round(partner, a_request())
+        assert kinds(partner) == [(1, "reserved"), (1, "released")]
+    else:
+        with pytest.raises(PharmaFlError, match="PFL-P11"):
+            train_round(partner, a_request())
+        assert kinds(partner) == [(1, "reserved")]
+    # Whatever happened, the next round goes on.
+    train_round(partner, a_request(2))

@@ -1,0 +1,93 @@
+"""Small prepared partners on disk, without chemistry, and requests to them."""
+
+import numpy as np
+import pandas as pd
+import tomli_w
+from scipy.sparse import csr_array
+
+from pharma_fl.config import ModelSettings, Partner, TrainingSettings
+from pharma_fl.data.tasks import Task
+from pharma_fl.data.writing import write_prepared
+from pharma_fl.messages.rounds import RoundRequest
+from pharma_fl.model.network import initial_trunk
+from pharma_fl.privacy.plan import PrivacyPlan
+
+MODEL = ModelSettings(input_bits=64, hidden=(8,))
+TRAINING = TrainingSettings(rounds=6, local_steps=2)
+
+
+def a_task(column, kind, **changes):
+    facts = {
+        "task": f"{kind}-{column}",
+        "kind": kind,
+        "column": column,
+        "input_assay_id": column + 1,
+        "assay_type": "ADME",
+        "direction": "high" if kind == "classification" else "",
+        "threshold": 0.0 if kind == "classification" else None,
+        "auxiliary": False,
+        "data_derived": False,
+        "training_weight": 1.0,
+        "evaluate": True,
+    }
+    return Task(**(facts | changes))
+
+
+def a_partner(folder, name="north", *, n=150, bits=96, seed=0, data_derived=False, **settings):
+    """Write partner.toml and prepared data; the first class follows from bit 0, so there is something to learn."""
+    rng = np.random.default_rng(seed)
+    dense = rng.random((n, bits)) < 0.15
+    x = csr_array(dense.astype(np.int8))
+    labels = np.where(dense[:, [0]] | (rng.random((n, 2)) < 0.1), 1, -1).astype(np.int8)
+    mask = rng.random((n, 2)) < 0.8
+    values = dense[:, [1]] + rng.normal(size=(n, 1)) / 10
+    place = folder / name
+    place.mkdir(parents=True)
+    rows = np.repeat(np.arange(n), 2)[mask.ravel()]
+    y_class = csr_array((labels[mask], (rows, np.tile([0, 1], n)[mask.ravel()])), shape=(n, 2))
+    every = np.arange(n + 1)
+    y_regr = csr_array((values[:, 0].astype(np.float32), np.zeros(n, dtype=np.int32), every), shape=(n, 1))
+    write_prepared(
+        place / "data",
+        x=x,
+        y_class=y_class,
+        y_regr=y_regr,
+        y_censor=csr_array((np.zeros(n, dtype=np.int8), y_regr.indices, y_regr.indptr), shape=(n, 1)),
+        folds=(np.arange(n) % 5).astype(np.int8),
+        compounds=pd.DataFrame({"row": range(n)}),
+        tasks=[
+            a_task(0, "classification"),
+            a_task(1, "classification", data_derived=data_derived),
+            a_task(0, "regression"),
+        ],
+        manifest={},
+    )
+    content = {"name": name, "budget": {"epsilon": 5.0, "delta": 1e-5}} | settings
+    (place / "partner.toml").write_text(tomli_w.dumps(content))
+    return Partner.load(place / "partner.toml")
+
+
+def a_plan(**changes):
+    fields = {
+        "sample_rate": 0.5,
+        "noise_multiplier": 4.0,
+        "clipping_norm": 1.0,
+        "expected_batch": 40.0,
+        "delta": 1e-5,
+        "rounds": TRAINING.rounds,
+        "steps_per_round": TRAINING.local_steps,
+    }
+    return PrivacyPlan(**(fields | changes))
+
+
+def a_request(number=1, *, run="run-1", plan=None, trunk=None, **changes):
+    fields = {
+        "run": run,
+        "round": number,
+        "plan": plan or a_plan(),
+        "model": MODEL,
+        "training": TRAINING,
+        "seed": 0,
+        "trunk": trunk or initial_trunk(MODEL, 0),
+    }
+    return RoundRequest(**(fields | changes))
