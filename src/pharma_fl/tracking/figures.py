@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from pharma_fl.tracking.comparison import Cell, alone, change, federated, spread
 from pharma_fl.tracking.run_folders import RunFolder
-from pharma_fl.tracking.summary import Setting
+from pharma_fl.tracking.summary import Setting, epsilon_words
 
 Panel = Callable[[Axes], None]
 Found = Mapping[Setting, Cell]
@@ -29,12 +29,13 @@ _STYLES = (
     ("#E69F00", "P", (0, (1, 1))),
     ("#000000", "X", (0, (3, 1, 1, 1))),
 )
-_FONT = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"}
 
 
 def png(panels: Sequence[Panel], *, height: float = 4.4) -> bytes:
     """Draw panels side by side, each 5.6 inches wide, and return the picture."""
-    with mpl.rc_context({**_FONT}):
+    with mpl.rc_context(
+        {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"}
+    ):
         figure = Figure(figsize=(5.6 * len(panels), height), dpi=DPI, layout="constrained")
         for draw, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
             draw(axes)
@@ -56,6 +57,7 @@ def utility(found: Found) -> Panel:
             ("placebo", [one for one in found if one.kind == "placebo"]),
         ]
         for (colour, marker, dashes), (name, settings) in zip(_STYLES, lines, strict=False):
+            settings = [one for one in settings if one.epsilon in place]  # noqa: PLW2901
             if not settings:
                 continue
             levels = [spread(found[one]) for one in settings]
@@ -98,7 +100,7 @@ def partner_changes(found: Found, partners: Sequence[str]) -> Panel:
             for y, seeds in zip(ys, moved.values(), strict=True):
                 axes.hlines(y, min(seeds.values()), max(seeds.values()), color=colour, linewidth=1.2)
             means = list(spread(moved).by_partner.values())
-            name = "no privacy" if setting.epsilon is None else f"ε = {setting.epsilon:g}"
+            name = "no privacy" if setting.epsilon is None else epsilon_words(setting.epsilon)
             axes.plot(means, ys, color=colour, marker=marker, linestyle="none", markersize=7, label=name)
         for edge in range(1, len(rows)):
             axes.axhline(0.5 - edge, color="#c8ccd0", linewidth=0.6)
@@ -109,8 +111,8 @@ def partner_changes(found: Found, partners: Sequence[str]) -> Panel:
         axes.set_xlabel("worse   ←   change in AUC-ROC   →   better")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         if settings:
-            axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=4, frameon=False, fontsize=9.5)
-            axes.get_legend().set_in_layout(False)
+            legend = axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=4, frameon=False, fontsize=9.5)
+            legend.set_in_layout(False)
 
     return draw
 
