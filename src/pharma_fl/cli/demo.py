@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,11 @@ from typing import Annotated, Any
 import typer
 
 from pharma_fl.cli import demo_steps as steps
-from pharma_fl.cli.output import console, print_json, progress, say, table
+from pharma_fl.cli.output import console, print_json, progress, say
 from pharma_fl.cli.prepare import JsonOption, WorkersOption
+from pharma_fl.cli.report import print_comparison
 from pharma_fl.errors import ConfigError, FederationError
-from pharma_fl.evaluation.summary import Result, table_rows
+from pharma_fl.evaluation.results import Result
 
 PARTNERS = ("north", "east", "south", "west")
 EPSILONS = (8.0, 3.0, 1.0)
@@ -57,11 +59,11 @@ def demo(
         results = _score(out, runs, seeds, workers)
 
     summary = _summary(out, runs, results, phases, fast=fast, seconds=time.monotonic() - begun)
-    page, figure = _report(out, runs, summary)
+    page, figure = _report(out, runs)
     if as_json:
         print_json(summary)
         return
-    _print(results, summary)
+    print_comparison(out)
     console.print(f"Report   {page}\nFigure   {figure}\nNumbers  {out / 'summary.json'}", soft_wrap=True)
     console.print(f"MLflow   {_mlflow_command(out)}", soft_wrap=True)
     console.print(
@@ -128,7 +130,7 @@ def _summary(
         "partners": list(PARTNERS),
         "results": [asdict(result) for result in results],
         "budgets": steps.budgets(out, runs, PARTNERS),
-        "headline": {"task": steps.HEADLINE_TASK, "description": "crosses the blood-brain barrier, AUC-ROC"},
+        "headline": {"task": steps.HEADLINE_TASK, "description": "crosses the blood-brain barrier"},
         "plans": steps.plans(out, runs),
         "seconds": round(seconds, 1),
         "phases": {name: round(value, 1) for name, value in phases.items()},
@@ -138,11 +140,10 @@ def _summary(
     return content
 
 
-def _report(out: Path, runs: list[steps.Run], summary: dict[str, Any]) -> tuple[Path, Path]:
+def _report(out: Path, runs: list[steps.Run]) -> tuple[Path, Path]:
     from pharma_fl.tracking.mlflow_observer import attach_artifact
     from pharma_fl.tracking.report import write_report
 
-    del summary
     page, figure = write_report(out)
     for run in runs:
         for artifact in (page, figure):
@@ -150,36 +151,10 @@ def _report(out: Path, runs: list[steps.Run], summary: dict[str, Any]) -> tuple[
     return page, figure
 
 
-def _print(results: list[Result], summary: dict[str, Any]) -> None:
-    rows = []
-    for row in table_rows(results, PARTNERS):
-        spread = "" if row.spread != row.spread else f" ±{row.spread:.3f}"
-        gain = "" if row.setting == "sp" else f"{row.gain:+.3f}"
-        rows.append([row.label, *(f"{row.partners[p]:.3f}" for p in PARTNERS), f"{row.mean:.3f}{spread}", gain])
-    title = "AUC-ROC of 'crosses the blood-brain barrier' on each partner's held-out fold"
-    console.print(table(title, ["", *PARTNERS, "mean", "vs alone"], rows))
-    spent = [
-        [
-            f"{b['setting']}, epsilon {b['epsilon']:g}",
-            b["partner"],
-            f"{b['epsilon_spent']:.4f}",
-            f"{b['epsilon_budget']:g}",
-        ]
-        for b in summary["budgets"]
-        if b["seed"] == 0
-    ]
-    console.print(
-        table(
-            "Privacy spent, from each partner's ledger (delta 1e-5, unit: compound)",
-            ["run", "partner", "epsilon spent", "budget"],
-            spent,
-        )
-    )
-
-
 def _mlflow_command(out: Path) -> str:
     remote = os.environ.get("MLFLOW_TRACKING_URI")
-    return remote or f"mlflow ui --backend-store-uri sqlite:///{(out / 'mlflow.db').resolve()}"
+    command = Path(sys.executable).parent / "mlflow"
+    return remote or f"{command} ui --backend-store-uri sqlite:///{(out / 'mlflow.db').resolve()}"
 
 
 def _take_folder(out: Path) -> None:

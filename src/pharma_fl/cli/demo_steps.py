@@ -15,7 +15,7 @@ import tomli_w
 
 from pharma_fl.config import Federation, Partner
 from pharma_fl.config.presets import preset
-from pharma_fl.evaluation.summary import Result, Setting
+from pharma_fl.evaluation.results import Result, Setting
 
 SECRET = b"pharma-fl-demo"
 HEADLINE_TASK = "assay-1/binary"

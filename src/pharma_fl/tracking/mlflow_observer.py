@@ -176,7 +176,9 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
     # Beside a SQLite file MLflow would put artifacts into the current folder.
     beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else None
     location = None if beside is None else (beside / "mlartifacts").resolve().as_uri()
-    return str(client.create_experiment(name, artifact_location=location))
+    # Without this tag MLflow 3 opens the experiment in its view for language models.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
 
 def _guarantee(plan: PrivacyPlan) -> str:

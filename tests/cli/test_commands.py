@@ -1,0 +1,127 @@
+"""Commands on bad input: one clear error, exit code 2, and nothing lost."""
+
+import json
+
+import pytest
+from tests.partners import a_partner
+from typer.testing import CliRunner
+
+from pharma_fl.cli import main as module
+from pharma_fl.errors import PharmaFlError
+
+T0 = (
+    "input_assay_id,assay_type,use_in_regression,is_binary,expert_threshold_1,expert_threshold_2,"
+    "expert_threshold_3,expert_threshold_4,expert_threshold_5,direction\n1,ADME,false,true,,,,,,high\n"
+)
+T1 = "input_compound_id,input_assay_id,standard_qualifier,standard_value\n" + "".join(
+    f"{i},1,=,{1 if i % 2 else -1}\n" for i in range(1, 7)
+)
+T2 = "input_compound_id,smiles\n1,CCO\n2,CCN\n3,c1ccccc1O\n4,c1ccccc1N\n5,CC(=O)O\n6,CCCl\n"
+
+
+@pytest.fixture
+def partner(tmp_path):
+    (tmp_path / "T0.csv").write_text(T0)
+    (tmp_path / "T1.csv").write_text(T1)
+    (tmp_path / "T2.csv").write_text(T2)
+    (tmp_path / "consortium.key").write_text("secret\n")
+    (tmp_path / "partner.toml").write_text('name = "north"\n[budget]\nepsilon = 1.0\n')
+    return tmp_path
+
+
+def call(*arguments):
+    result = CliRunner().invoke(module.app, [str(a) for a in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit | PharmaFlError):
+        raise result.exception
+    return result
+
+
+def prepare(folder):
+    return call("prepare", folder / "partner.toml", "--workers", 1, "--json")
+
+
+def test_prepare(partner):
+    result = prepare(partner)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["sizes"]["compounds"] == 6
+    assert (partner / "data" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("T1.csv", "", "T1.csv"),
+        ("T1.csv", T1.replace("standard_value", "value"), "standard_value"),
+        ("T1.csv", T1.replace("1,1,=,1", "1,1,=,strong"), "standard_value"),
+        ("T1.csv", T1.replace("1,1,=,1", "1,9,=,1"), "input_assay_id"),
+        ("T2.csv", "input_compound_id\n1\n", "smiles"),
+        ("consortium.key", "", "consortium.key"),
+        ("partner.toml", 'name = "north"\n[budget]\nepsilon = -1\n', "budget.epsilon"),
+        ("partner.toml", 'name = "north"\n[budget]\nepsilon = 1\n[structure]\nbits = 1\n', "structure: unknown key"),
+    ],
+)
+def test_bad_input_is_named_and_loses_nothing(partner, file, content, words):
+    assert prepare(partner).exit_code == 0
+    before = {p.name: p.read_bytes() for p in (partner / "data").iterdir()}
+    (partner / file).write_text(content)
+    result = prepare(partner)
+    assert isinstance(result.exception, PharmaFlError)
+    assert words in str(result.exception)
+    assert {p.name: p.read_bytes() for p in (partner / "data").iterdir()} == before
+
+
+def test_an_unparsable_smiles_goes_to_the_side_file(partner):
+    (partner / "T2.csv").write_text(T2.replace("CCCl", "C(C"))
+    assert prepare(partner).exit_code == 0
+    assert "6,C(C,unparsable" in (partner / "data" / "failed_structures.csv").read_text()
+
+
+def test_a_truncated_matrix_is_named(partner):
+    assert prepare(partner).exit_code == 0
+    path = partner / "data" / "x_indices.npy"
+    path.write_bytes(path.read_bytes()[:-4])
+    from pharma_fl.data.matrices import PreparedData
+
+    with pytest.raises(PharmaFlError, match="x_indices"):
+        PreparedData.open(partner / "data")
+
+
+def test_budget_of_a_new_partner(tmp_path):
+    a_partner(tmp_path)
+    result = call("budget", tmp_path / "north" / "partner.toml", "--json")
+    content = json.loads(result.stdout)
+    assert content["epsilon_spent"] == 0
+    assert content["epsilon_left"] == 5.0
+
+
+def test_simulate_refuses_what_cannot_run(tmp_path):
+    (tmp_path / "federation.toml").write_text('name = "x"\n[partners]\nnorth = 1\n[privacy]\nepsilon = 1\n')
+    empty = call("simulate", tmp_path / "federation.toml", "--partners", tmp_path / "none")
+    assert "PFL-F20" in str(empty.exception)
+    (tmp_path / "coordinator").mkdir()
+    twice = call("simulate", tmp_path / "federation.toml", "--partners", tmp_path)
+    assert "holds a run already" in str(twice.exception)
+    (tmp_path / "federation.toml").write_text('name = "x"\n[partners]\nnorth = 1\n[privacy]\nepsilon = -1\n')
+    wrong = call("simulate", tmp_path / "federation.toml", "--partners", tmp_path)
+    assert "privacy.epsilon" in str(wrong.exception)
+
+
+def test_report_without_a_demo(tmp_path):
+    assert "PFL-D20" in str(call("report", tmp_path).exception)
+
+
+@pytest.mark.parametrize("command", ["demo", "prepare", "simulate", "budget", "report"])
+def test_every_command_explains_itself_with_an_example(command):
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert "Example" in result.output
+
+
+def test_an_expected_error_is_one_message_and_exit_code_2(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["pharma-fl", "report", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        module.main()
+    assert caught.value.code == 2
+    printed = capsys.readouterr().err
+    assert "[PFL-D20]" in printed
+    assert "Traceback" not in printed

@@ -1,0 +1,125 @@
+"""`flwr run .` submits the very apps to a SuperLink; the bundle it ships carries configuration alone."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from tests.conftest import PROJECT
+from tests.partners import a_partner
+
+from pharma_fl.privacy.ledger import Ledger
+
+BIN = Path(sys.executable).parent
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(port):
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def superlink(tmp_path):
+    """A SuperLink of our own in simulation mode, on loopback; yields the environment in which flwr finds it."""
+    port = free_port()
+    home = tmp_path / "flwr"
+    home.mkdir()
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "own"\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    )
+    own = os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = ["flower-superlink", "--insecure", "--simulation", "--disable-runtime-dependency-installation"]
+    with (tmp_path / "superlink.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)], env=own, stdout=log, stderr=log
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while not answers(port):
+                assert process.poll() is None, (tmp_path / "superlink.log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            yield own
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_flwr_run(tmp_path, superlink):
+    for seed, name in enumerate(("east", "north")):
+        a_partner(tmp_path / "partners", name, seed=seed)
+    (tmp_path / "federation.toml").write_text(
+        """
+        name = "flwr-run"
+        [partners]
+        east = 1.0
+        north = 1.0
+        [model]
+        input_bits = 64
+        hidden = [8]
+        [training]
+        rounds = 2
+        local_steps = 2
+        [privacy]
+        epsilon = 2.0
+        [tracking]
+        enabled = false
+        """
+    )
+    done = subprocess.run(
+        [
+            "flwr",
+            "run",
+            str(PROJECT),
+            "own",
+            "--stream",
+            "--federation-config",
+            "num-supernodes=2 client-resources-num-cpus=1",
+            "--run-config",
+            f'federation="{tmp_path}/federation.toml" partners="{tmp_path}/partners"',
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=superlink,
+    )
+    end = tmp_path / "coordinator" / "end.json"
+    assert end.exists(), done.stdout + done.stderr + (tmp_path / "superlink.log").read_text()
+    assert json.loads(end.read_text())["status"] == "completed"
+    for name in ("east", "north"):
+        assert 1.98 < Ledger(tmp_path / "partners" / name / "ledger.sqlite").epsilon(1e-5) <= 2.0
+
+
+def test_the_bundle_carries_no_code():
+    from flwr.cli.build import build_fab_from_disk
+
+    with zipfile.ZipFile(BytesIO(build_fab_from_disk(PROJECT))) as bundle:
+        names = set(bundle.namelist())
+    assert names == {
+        ".info/CONTENT",
+        "pyproject.toml",
+        "strategies/dp-fedavg.toml",
+        "strategies/fedavg-unprotected.toml",
+    }
