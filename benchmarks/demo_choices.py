@@ -81,7 +81,7 @@ def run(federation: Federation, files: list[Path]) -> float:
         server.step(weighted_mean(changes, federation.partners))
     scores = []
     for partner in partners:
-        network = federated_network(partner, federation.model, server.trunk, federation.seed)
+        network = federated_network(partner, federation.model, server.trunk, seed=federation.seed, run="benchmark")
         held_out = open_records(partner, federation.model, (partner.folds.validation,))
         scores.append(validation_score(predict(network, held_out)[0], held_out))
     return statistics.fmean(scores)

@@ -63,6 +63,7 @@ def a_partner(folder, name="north", *, n=150, bits=96, seed=0, data_derived=Fals
         manifest={},
     )
     content = {"name": name, "budget": {"epsilon": 5.0, "delta": 1e-5}} | settings
+    content["policy"] = {"report_budget": True} | settings.get("policy", {})
     (place / "partner.toml").write_text(tomli_w.dumps(content))
     return Partner.load(place / "partner.toml")
 

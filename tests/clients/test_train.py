@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 from tests.conftest import PROJECT
-from tests.partners import a_partner, a_plan, a_request
+from tests.partners import MODEL, a_partner, a_plan, a_request
 
 from pharma_fl.clients.state import PrivateState
 from pharma_fl.clients.train import train_round
@@ -78,17 +78,53 @@ def test_an_old_round_and_one_past_the_plan_are_refused(tmp_path):
             train_round(partner, a_request(number))
 
 
-def test_heads_continue_within_a_run_and_start_anew_in_another(tmp_path):
+def test_a_run_keeps_its_plan(tmp_path):
     partner = a_partner(tmp_path)
     train_round(partner, a_request(1))
+    for other in ({"noise_multiplier": 9.0}, {"sample_rate": 0.1}, {"clipping_norm": 0.1}, {"steps_per_round": 1}):
+        with pytest.raises(PrivacyError, match="PFL-P14"):
+            train_round(partner, a_request(2, plan=a_plan(**other)))
+    train_round(partner, a_request(1, run="run-2", plan=a_plan(noise_multiplier=9.0)))
+
+
+def test_a_lost_or_rolled_back_ledger_is_noticed(tmp_path):
+    partner = a_partner(tmp_path)
+    train_round(partner, a_request(1))
+    old = partner.path(partner.ledger).read_bytes()
+    train_round(partner, a_request(2))
+    for spoil in (partner.path(partner.ledger).unlink, lambda: partner.path(partner.ledger).write_bytes(old)):
+        spoil()
+        with pytest.raises(PrivacyError, match="PFL-P15"):
+            train_round(partner, a_request(3))
+
+
+def test_dropout_is_refused_under_privacy(tmp_path):
+    partner = a_partner(tmp_path)
+    with pytest.raises(PrivacyError, match="PFL-P05"):
+        train_round(partner, a_request(model=MODEL.model_copy(update={"dropout": 0.1})))
+    assert kinds(partner) == []
+
+
+def test_state_and_ledger_are_for_the_partners_eyes(tmp_path):
+    partner = a_partner(tmp_path)
+    train_round(partner, a_request())
+    assert partner.path(partner.ledger).stat().st_mode & 0o077 == 0
+    assert partner.path(partner.state).stat().st_mode & 0o077 == 0
+
+
+def test_heads_continue_within_a_run_and_start_anew_in_another(tmp_path):
+    partner = a_partner(tmp_path)
+    quiet = a_plan(clipping_norm=1e-9)
+    train_round(partner, a_request(1, plan=quiet))
     first = PrivateState.load(partner.path(partner.state)).head
-    quiet = a_plan(noise_multiplier=4.0, clipping_norm=1e-9)
     train_round(partner, a_request(2, plan=quiet))
     second = PrivateState.load(partner.path(partner.state)).head
     assert torch.allclose(first["weight"], second["weight"], atol=1e-6)
     train_round(partner, a_request(1, run="run-2", plan=quiet))
     third = PrivateState.load(partner.path(partner.state)).head
-    assert not torch.allclose(second["weight"], third["weight"], atol=1e-3)
+    assert torch.allclose(third["weight"], first["weight"], atol=1e-6)
+    train_round(partner, a_request(1, run="run-3"))
+    assert not torch.allclose(PrivateState.load(partner.path(partner.state)).head["weight"], first["weight"], atol=1e-3)
 
 
 def test_a_budget_too_small_refuses_before_anything_happens(tmp_path):

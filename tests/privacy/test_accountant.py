@@ -93,6 +93,12 @@ def test_calibrated_noise_reaches_the_target_and_never_overshoots(target):
     assert epsilon([Charge(0.3, noise - 0.01, 100)], 1e-5) > target
 
 
+@pytest.mark.parametrize("charge", [Charge(0.3, 0.01, 10**9), Charge(1.0, 0.02, 1), Charge(0.9, 0.3, 10**6)])
+def test_a_hopeless_plan_is_priced_at_once_and_never_below_its_price(charge):
+    assert epsilon([charge], 1e-5) > 200
+    assert affordable_steps([], sample_rate=0.9, noise_multiplier=0.01, budget=3.0, delta=1e-5, limit=10**9) == 0
+
+
 def test_an_epsilon_out_of_reach_is_refused():
     with pytest.raises(PrivacyError, match="PFL-P03"):
         calibrate_noise(target_epsilon=1e-6, delta=1e-5, sample_rate=0.9, steps=100_000)

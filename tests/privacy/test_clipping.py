@@ -115,7 +115,7 @@ def test_equals_opacus_hooks():
         dense.input.bias.copy_(network.trunk.input.bias)
         dense.head.load_state_dict(network.head.state_dict())
     hooked = GradSampleModule(dense, loss_reduction="sum")
-    logits = hooked(torch.from_numpy(records.x.toarray()))
+    logits = hooked(network.trunk.input.scale * torch.from_numpy(records.x.toarray()))
     from pharma_fl.model.losses import record_losses
 
     losses = record_losses(

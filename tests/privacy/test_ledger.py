@@ -74,6 +74,11 @@ def test_release_costs_nothing_and_twice_is_once(tmp_path):
     assert ledger.epsilon(1e-5) == spent
 
 
+def test_nothing_is_released_that_was_not_reserved(tmp_path):
+    with pytest.raises(PrivacyError, match="PFL-P15"):
+        Ledger(tmp_path / "l.sqlite").release(run="r", round_number=1, plan=a_plan(), reply="ab")
+
+
 def test_an_unprotected_round_ends_every_guarantee(tmp_path):
     ledger = Ledger(tmp_path / "l.sqlite")
     spend(ledger, [1], a_plan(mechanism="none", noise_multiplier=0.0))

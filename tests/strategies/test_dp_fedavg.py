@@ -27,17 +27,18 @@ class Grid:
     def __init__(self, files, spoil=lambda reply, number, node: reply):
         self.files = list(files)
         self.spoil = spoil
-        self.sent = []
+        self.sent, self.waiting = [], []
 
     def get_node_ids(self):
         return range(100, 100 + len(self.files))
 
-    def send_and_receive(self, messages, *, timeout=None):
-        replies = []
+    def push_messages(self, messages):
+        numbers = []
         for message in messages:
             self.sent.append(message)
             node = message.metadata.dst_node_id
             message.metadata.__dict__["_message_id"] = f"m{len(self.sent)}"
+            numbers.append(message.metadata.message_id)
             own = {"partner": str(self.files[node - 100])}
             context = Context(run_id=1, node_id=node, node_config=own, state=RecordDict(), run_config={})
             reply = client_app(message, context)
@@ -45,8 +46,17 @@ class Grid:
             if message.metadata.message_type == "train":
                 reply = self.spoil(reply, message.content["config"]["round"], node)
             if reply is not None:
-                replies.append(reply)
-        return replies
+                self.waiting.append((numbers[-1], reply))
+        return numbers
+
+    def pull_messages(self, numbers):
+        wanted = set(numbers)
+        ready = [reply for number, reply in self.waiting if number in wanted]
+        self.waiting = [item for item in self.waiting if item[0] not in wanted]
+        return ready
+
+    def send_and_receive(self, messages, *, timeout=None):
+        return self.pull_messages(self.push_messages(messages))
 
 
 class Watcher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,12 +45,13 @@ def budget(
 
 
 def _spent(partner: Partner) -> dict[str, Any]:
-    from pharma_fl.privacy.accountant import epsilon_by_opacus
+    from pharma_fl.privacy.accountant import epsilon, epsilon_by_opacus
     from pharma_fl.privacy.ledger import Ledger
 
-    ledger = Ledger(partner.path(partner.ledger))
-    charges, delta = ledger.charges(), partner.budget.delta
-    spent = ledger.epsilon(delta)
+    path, delta = partner.path(partner.ledger), partner.budget.delta
+    entries = Ledger(path).entries() if path.exists() else ()
+    charges = tuple(entry.charge for entry in entries if entry.kind == "reserved")
+    spent = epsilon(charges, delta)
     return {
         "partner": partner.name,
         "epsilon_budget": partner.budget.epsilon,
@@ -58,7 +60,8 @@ def _spent(partner: Partner) -> dict[str, Any]:
         "epsilon_spent_by_opacus": epsilon_by_opacus(charges, delta) if charges and math.isfinite(spent) else spent,
         "epsilon_left": max(0.0, partner.budget.epsilon - spent),
         "steps": sum(charge.steps for charge in charges),
-        "ledger_entries": len(ledger.entries()),
+        "ledger": str(path) if path.exists() else "none yet",
+        "ledger_entries": len(entries),
     }
 
 
@@ -73,13 +76,18 @@ def _price(partner: Partner, federation: Federation) -> dict[str, Any]:
         allowed = "yes"
     except PolicyViolation as error:
         allowed = f"no: {error}"
+    path = partner.path(partner.ledger)
+    with tempfile.TemporaryDirectory() as scratch:
+        # To look at a price must not make a ledger where there is none.
+        ledger = Ledger(path if path.exists() else Path(scratch) / "ledger.sqlite")
+        affordable = ledger.affordable_rounds(proposed, partner.budget)
     return {
         "epsilon_alone": proposed.epsilon(),
         "noise_multiplier": proposed.noise_multiplier,
         "sample_rate": proposed.sample_rate,
         "steps": proposed.rounds * proposed.steps_per_round,
         "rounds": proposed.rounds,
-        "affordable_rounds": Ledger(partner.path(partner.ledger)).affordable_rounds(proposed, partner.budget),
+        "affordable_rounds": affordable,
         "policy_allows": allowed,
     }
 

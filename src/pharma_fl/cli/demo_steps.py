@@ -117,8 +117,10 @@ def federated_scores(partner_file: Path, run_folder: Path, run: Run) -> list[Res
     partner = Partner.load(partner_file)
     federation = Federation.load(run_folder / "federation.toml")
     checkpoints = run_folder / federation.output / "checkpoints"
-    trunk, _ = load_weights(checkpoints / (checkpoints / "latest").read_text("utf-8").strip() / "trunk.safetensors")
-    network = federated_network(partner, federation.model, trunk, federation.seed)
+    trunk, metadata = load_weights(
+        checkpoints / (checkpoints / "latest").read_text("utf-8").strip() / "trunk.safetensors"
+    )
+    network = federated_network(partner, federation.model, trunk, seed=federation.seed, run=metadata["run"])
     direct = Ensemble.of([(network, 1.0)], records_at(partner, training_folds(partner)))
     chosen, personal = personalise(partner, network, seed=run.seed)
     personal.save(partner.path(partner.model), {"partner": partner.name, "run": run.name, "chosen": chosen})

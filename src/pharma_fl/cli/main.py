@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
+import click
 import typer
 
 from pharma_fl import __version__
 from pharma_fl.cli import budget, demo, prepare, report, simulate
 from pharma_fl.cli.output import fail
 from pharma_fl.errors import PharmaFlError
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Federated, differentially private models for drug discovery, on Flower.",
@@ -43,10 +46,13 @@ def _options(
 def main() -> None:
     """Run the command; an expected failure is one message on stderr and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except PharmaFlError as error:
         fail(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
-        fail("Interrupted. What was finished is on disk; the same command starts anew.")
-        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    if code == _INTERRUPTED:
+        fail("Interrupted. What was finished is on disk.")
+    sys.exit(code if isinstance(code, int) else 0)

@@ -46,23 +46,24 @@ def _answer(message: Message, context: Context, act: Callable[[Partner], RecordD
 
 
 def _audited(partner: Partner, message: Message, act: Callable[[Partner], RecordDict]) -> RecordDict:
+    log, asked = partner.path(partner.audit_log), message.metadata.message_type
     try:
-        return act(partner)
+        content = act(partner)
     except Exception as error:
-        write_audit(
-            partner.path(partner.audit_log), event="refused", asked=message.metadata.message_type, error=str(error)
-        )
+        write_audit(log, event="refused", asked=asked, error=str(error))
         raise
+    write_audit(log, event="answered", asked=asked, status=content.config_records[CONFIG]["status"])
+    return content
 
 
 def _join(partner: Partner, content: RecordDict) -> RecordDict:
-    plan = plan_of(content)
     answer = ConfigRecord({"status": "joined", "partner": partner.name, "version": __version__})
+    plan = plan_of(content)
     try:
         check_policy(plan, partner.policy)
     except PolicyViolation as error:
         answer.update(refusal(error).config_records[CONFIG])
-        write_audit(partner.path(partner.audit_log), event="refused", asked="join", error=str(error))
+        return RecordDict({CONFIG: answer})
     if partner.policy.report_budget:
         answer["affordable_rounds"] = Ledger(partner.path(partner.ledger)).affordable_rounds(plan, partner.budget)
     return RecordDict({CONFIG: answer})

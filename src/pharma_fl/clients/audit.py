@@ -1,4 +1,4 @@
-"""The partner's own log of what it was asked and why it refused. It stays at the partner."""
+"""The partner's own log of what it was asked and how it answered. It stays at the partner."""
 
 from __future__ import annotations
 
@@ -11,5 +11,6 @@ def write_audit(path: Path, **fields: object) -> None:
     """Append one JSON line with the time and `fields`."""
     line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}, default=str)
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
     with path.open("a", encoding="utf-8") as stream:
         stream.write(line + "\n")

@@ -32,7 +32,7 @@ TRIES = 8
 
 
 def federated_network(
-    partner: Partner, model: ModelSettings, trunk: dict[str, Tensor], seed: int
+    partner: Partner, model: ModelSettings, trunk: dict[str, Tensor], *, seed: int, run: str
 ) -> SparseMultitaskNetwork:
     """Return the federated model as it stands: the trunk with this partner's private heads.
 
@@ -46,17 +46,25 @@ def federated_network(
         The coordinator's last trunk.
     seed : int
         The federation's; the heads start there where the partner never took part.
+    run : str
+        Which run the trunk is of; the checkpoint's metadata name it.
 
     Raises
     ------
     ModelError
-        ``PFL-M03`` trunk or heads do not fit the network.
+        ``PFL-M03`` trunk or heads do not fit the network, ``PFL-M06`` the heads are of another run.
     """
     network = new_network(model, open_records(partner, model, training_folds(partner)), seed)
     check_shapes(trunk_of(network), trunk, place="The federated trunk")
     load_trunk(network, trunk)
     state = PrivateState.load(partner.path(partner.state))
     if state is not None:
+        if state.run != run:
+            raise ModelError(
+                "PFL-M06",
+                f"The partner's heads are of run {state.run}, the trunk is of run {run}. "
+                "Personalise before taking part in another run.",
+            )
         check_shapes(network.head.state_dict(), state.head, place="The partner's stored heads")
         network.head.load_state_dict(state.head)
     return network

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pharma_fl.config import ModelSettings, Partner
 from pharma_fl.data.matrices import PreparedData
+from pharma_fl.errors import DataError
 from pharma_fl.model.batches import Records
 from pharma_fl.model.ensemble import RecordsAt
 
@@ -43,6 +44,12 @@ def _records(
     scale: float,
 ) -> Records:
     data = PreparedData.open(folder)
+    if len(data.folds) and max(folds) >= data.manifest.get("settings", {}).get("folds", {}).get(
+        "count", max(folds) + 1
+    ):
+        raise DataError(
+            "PFL-D09", f"{folder} was prepared with fewer folds than partner.toml names. Run pharma-fl prepare again."
+        )
     return Records.from_prepared(
         data,
         data.rows_of(folds),

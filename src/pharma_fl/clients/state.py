@@ -42,6 +42,7 @@ class PrivateState:
 
     def save(self, folder: Path) -> None:
         """Replace the state in `folder`, durably."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         tensors = {f"head/{k}": v for k, v in self.head.items()}
         tensors |= {f"reply/{k}": v for k, v in self.reply.items()}
         save_weights(folder / _FILE, tensors, {"run": self.run, "round": str(self.round), "request": self.request})

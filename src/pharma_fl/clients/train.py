@@ -45,6 +45,8 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
     check_policy(request.plan, partner.policy)
     ledger = Ledger(partner.path(partner.ledger))
     state = PrivateState.load(partner.path(partner.state))
+    if state is not None:
+        ledger.check_knows(run=state.run, round_number=state.round)
     if state is not None and state.run == request.run and state.round >= request.round:
         return _stored_reply(partner, request, ledger, state)
     if not 1 <= request.round <= request.plan.rounds:
@@ -52,6 +54,12 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
             "PFL-F02", f"Expected a round from 1 to {request.plan.rounds} (the plan's), got {request.round}."
         )
 
+    if request.plan.protected and request.model.dropout > 0:
+        raise PrivacyError(
+            "PFL-P05",
+            f"Expected model.dropout = 0 under privacy, got {request.model.dropout:g}: its masks do not come from the "
+            "partner's own randomness, and the clip's bound rests on masks that nobody can predict.",
+        )
     records = open_records(partner, request.model, training_folds(partner))
     if request.plan.protected and records.data_derived_tasks:
         raise PrivacyError(

@@ -65,8 +65,9 @@ class PolicySettings(Settings):
     min_noise_multiplier: Annotated[float, Field(gt=0)] = 0.5
     max_sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_clipping_norm: Annotated[float, Field(gt=0)] = 100.0
-    report_budget: bool = True
-    """Tell the coordinator epsilon spent and left, which follow from public charges."""
+    report_budget: bool = False
+    """Tell the coordinator epsilon spent and left over all runs, and how many rounds of a plan that pays for.
+    These follow from public charges, but show that the partner takes part in other runs too."""
     allow_unprotected: bool = False
     """Take part in runs without any privacy. For simulations; every report then says "no epsilon"."""
     placebo: bool = False

@@ -40,6 +40,7 @@ def join_request(plan: PrivacyPlan) -> RecordDict:
 
 def plan_of(content: RecordDict) -> PrivacyPlan:
     """Read the plan of a join request."""
+    _config(content, {"plan"})
     return _settings(content, "plan", PrivacyPlan)
 
 

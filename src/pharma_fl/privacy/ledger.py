@@ -106,6 +106,7 @@ class Ledger:
         with self._connect() as connection:
             connection.executescript(_SCHEMA)
         if created:
+            path.chmod(0o600)
             sync_folder(path.parent)
 
     def reserve(self, *, run: str, round_number: int, plan: PrivacyPlan, budget: BudgetSettings) -> None:
@@ -116,10 +117,12 @@ class Ledger:
         BudgetExceeded
             ``PFL-P10`` the round would bring the whole history above the budget.
         PrivacyError
-            ``PFL-P11`` the round was charged before; it is never run twice on one charge.
+            ``PFL-P11`` the round was charged before; it is never run twice on one charge. ``PFL-P14`` the
+            run began with another plan: composition is proved for parameters fixed in advance.
         """
         with self._transaction() as connection:
             entries = _read(connection)
+            _check_plan(entries, run, plan)
             if _find(entries, run, round_number, "reserved"):
                 raise PrivacyError(
                     "PFL-P11",
@@ -128,7 +131,7 @@ class Ledger:
                 )
             spent = _charges(entries)
             after = epsilon((*spent, plan.round_charge), budget.delta)
-            if plan.protected and after > budget.epsilon:
+            if plan.protected and not after <= budget.epsilon:  # so that NaN is refused too
                 raise BudgetExceeded(
                     "PFL-P10",
                     f"Round {round_number} of run {run} would bring epsilon from {epsilon(spent, budget.delta):.4g} to "
@@ -142,9 +145,22 @@ class Ledger:
         """Record that the round's reply is stored; `reply` is its digest. Costs nothing, twice is once."""
         with self._transaction() as connection:
             entries = _read(connection)
+            if not _find(entries, run, round_number, "reserved"):
+                raise _unknown(run, round_number)
             if _find(entries, run, round_number, "released"):
                 return
             _append(connection, entries, kind="released", run=run, round_number=round_number, plan=plan, reply=reply)
+
+    def check_knows(self, *, run: str, round_number: int) -> None:
+        """Check that the ledger has a round which the partner's state proves to have happened.
+
+        Raises
+        ------
+        PrivacyError
+            ``PFL-P15`` it has not: the ledger was lost, replaced, or rolled back.
+        """
+        if not _find(self.entries(), run, round_number, "reserved"):
+            raise _unknown(run, round_number)
 
     def affordable_rounds(self, plan: PrivacyPlan, budget: BudgetSettings) -> int:
         """Return how many rounds of `plan`, at most its own number, the budget still covers."""
@@ -253,6 +269,24 @@ def _append(
     names = ", ".join(row)
     places = ", ".join(f":{name}" for name in row)
     connection.execute(f"INSERT INTO entries ({names}) VALUES ({places})", row)  # noqa: S608 - names are our fields
+
+
+def _check_plan(entries: tuple[Entry, ...], run: str, plan: PrivacyPlan) -> None:
+    for entry in entries:
+        if entry.run == run and (entry.charge, entry.clipping_norm) != (plan.round_charge, plan.clipping_norm):
+            raise PrivacyError(
+                "PFL-P14",
+                f"Run {run} began with other sampling, clipping, noise or steps than it asks for now. "
+                "A run keeps its plan; start another run.",
+            )
+
+
+def _unknown(run: str, round_number: int) -> PrivacyError:
+    return PrivacyError(
+        "PFL-P15",
+        f"The partner's state proves round {round_number} of run {run}, but the ledger does not know it: it was lost, "
+        "replaced or rolled back. Nothing more is spent. Restore the ledger from a backup.",
+    )
 
 
 def _charges(entries: tuple[Entry, ...]) -> tuple[Charge, ...]:

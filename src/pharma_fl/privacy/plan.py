@@ -45,8 +45,8 @@ class PrivacyPlan(Settings):
     clipping_norm: Annotated[float, Field(gt=0)]
     expected_batch: Annotated[float, Field(gt=0)]
     delta: Probability
-    rounds: Annotated[int, Field(ge=1)]
-    steps_per_round: Annotated[int, Field(ge=1)]
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    steps_per_round: Annotated[int, Field(ge=1, le=10_000)]
     unit: Literal["compound"] = "compound"
     relation: Literal["add-or-remove-one"] = "add-or-remove-one"
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 from torch import Tensor
 
 from pharma_fl.errors import ModelError
 from pharma_fl.messages.wire import ARRAYS, CONFIG, METRICS, from_arrays
 from pharma_fl.model.weights import check_shapes
 
+_CODE = re.compile(r"PFL-[A-Z]\d\d")
 _METRICS = {"epsilon_spent", "epsilon_left"}
 
 
@@ -43,8 +45,8 @@ def read_answer(message: Message, trunk: dict[str, Tensor]) -> Answer:  # noqa: 
     if config is None:
         return _dropped("PFL-F11")
     if config.get("status") == "refused":
-        return _dropped(str(config.get("code", "PFL-X00")))
-    if set(content.array_records) != {ARRAYS} or set(content.metric_records) - {METRICS}:
+        return _dropped(code_of(config))
+    if dict(config) != {"status": "done"} or ARRAYS not in content or set(content) - {ARRAYS, METRICS, CONFIG}:
         return _dropped("PFL-F11")
     metrics = dict(content.metric_records.get(METRICS, {}))
     if set(metrics) - _METRICS or not all(isinstance(v, float) and not math.isnan(v) for v in metrics.values()):
@@ -55,6 +57,12 @@ def read_answer(message: Message, trunk: dict[str, Tensor]) -> Answer:  # noqa: 
     except (ModelError, ValueError, TypeError):
         return _dropped("PFL-F12")
     return Answer(change=change, code="", metrics={name: float(str(value)) for name, value in metrics.items()})
+
+
+def code_of(config: ConfigRecord) -> str:
+    """Return the code of a refusal; what is not one of ours becomes ``PFL-X00``."""
+    code = config.get("code")
+    return code if isinstance(code, str) and _CODE.fullmatch(code) else "PFL-X00"
 
 
 def _dropped(code: str) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -56,7 +57,7 @@ class DpFedAvg(Strategy):
         self.checkpoints = checkpoints
         self.observers = observers
         self.roster = Roster()
-        self.run = federation.name
+        self.run = f"{federation.name}-{secrets.token_hex(8)}"
         self._trunk: dict[str, Tensor] = {}
         self._optimizer: ServerOptimizer | None = None
         self._answers: dict[str, Answer] = {}
@@ -157,7 +158,8 @@ class DpFedAvg(Strategy):
         rounds = self.plan.rounds if num_rounds is None else min(num_rounds, self.plan.rounds)
         deadline = self.federation.quorum.round_timeout_s if timeout is None else timeout
         self.summary()
-        self.checkpoints.save(0, from_arrays(initial_arrays), self.plan)
+        self.checkpoints.check_free()
+        self.checkpoints.save(0, from_arrays(initial_arrays), self.plan, run=self.run)
         for observer in self.observers:
             observer.run_started(self.federation, self.plan, self.checkpoints.folder)
         self.roster = call_roster(grid, self.federation, self.plan)
@@ -175,7 +177,7 @@ class DpFedAvg(Strategy):
                 break
             result.arrays = arrays
             result.train_metrics_clientapp[server_round] = metrics
-            self.checkpoints.save(server_round, from_arrays(arrays), self.plan)
+            self.checkpoints.save(server_round, from_arrays(arrays), self.plan, run=self.run)
             self._tell(self._record(server_round, metrics, time.monotonic() - begun))
         end = end or RunEnd(status="completed", rounds=rounds, refused=self._refused())
         self.checkpoints.finish(end)

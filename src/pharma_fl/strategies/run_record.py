@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pharma_fl.atomic import write_atomic
 from pharma_fl.config import Federation
+from pharma_fl.errors import FederationError
 from pharma_fl.model.weights import save_weights
 from pharma_fl.privacy.plan import PrivacyPlan
 
@@ -94,11 +95,18 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, round_number: int, trunk: dict[str, Tensor], plan: PrivacyPlan) -> None:
+    def check_free(self) -> None:
+        """Refuse a folder that holds a run already, with ``PFL-F20``."""
+        if (self.folder / "checkpoints").exists():
+            raise FederationError(
+                "PFL-F20", f"{self.folder} holds a run already. Name another folder in federation.toml: output."
+            )
+
+    def save(self, round_number: int, trunk: dict[str, Tensor], plan: PrivacyPlan, *, run: str) -> None:
         """Write the model of a round; round 0 is the public start."""
         place = self._place(round_number)
-        save_weights(place / "trunk.safetensors", trunk)
-        write_atomic(place / "state.json", _json({"round": round_number, "plan": plan.model_dump()}))
+        save_weights(place / "trunk.safetensors", trunk, {"run": run, "round": str(round_number)})
+        write_atomic(place / "state.json", _json({"run": run, "round": round_number, "plan": plan.model_dump()}))
         write_atomic(self.folder / "checkpoints" / "latest", f"{place.name}\n".encode())
 
     def append(self, record: RoundRecord) -> None:

@@ -50,10 +50,7 @@ def simulate(
     """
     federation = Federation.load(federation_path)
     checkpoints = Checkpoints(federation_path.resolve().parent / federation.output)
-    if checkpoints.folder.exists():
-        raise FederationError(
-            "PFL-F20", f"{checkpoints.folder} holds a run already. Name another folder in federation.toml: output."
-        )
+    checkpoints.check_free()
     nodes = len(list(partners.glob("*/partner.toml")))
     if nodes == 0:
         raise FederationError("PFL-F20", f"{partners} holds no NAME/partner.toml. Name the folder of the partners.")
