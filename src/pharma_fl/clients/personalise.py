@@ -27,9 +27,6 @@ LOCAL = FitSettings(
 )
 """The partner's own network, which the federated one is averaged with."""
 
-TRIES = 8
-"""Candidates that personalisation chooses from."""
-
 
 def federated_network(
     partner: Partner, model: ModelSettings, trunk: dict[str, Tensor], *, seed: int, run: str
@@ -91,14 +88,13 @@ def personalise(partner: Partner, network: SparseMultitaskNetwork, *, seed: int)
     tuple
         Name of the chosen candidate, and the model.
     """
-    candidates = _candidates(network, records_at(partner, training_folds(partner)), seed)
-    if len(candidates) != TRIES:
-        raise ModelError("PFL-M05", f"Expected {TRIES} candidates, got {len(candidates)}.")
+    candidates = candidates_for(network, records_at(partner, training_folds(partner)), seed)
     name, _ = choose(candidates, records_at(partner, (partner.folds.validation,)))
     return name, candidates[name]
 
 
-def _candidates(network: SparseMultitaskNetwork, training: RecordsAt, seed: int) -> dict[str, Ensemble]:
+def candidates_for(network: SparseMultitaskNetwork, training: RecordsAt, seed: int) -> dict[str, Ensemble]:
+    """Return what personalisation chooses from: as many candidates as the single partner has settings."""
     local = new_network(LOCAL.model, training(LOCAL.model), seed)
     fit(local, training(LOCAL.model), LOCAL, seed=seed)
     tuned = copy.deepcopy(network)

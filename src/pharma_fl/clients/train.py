@@ -131,7 +131,7 @@ def _stored_reply(partner: Partner, request: RoundRequest, ledger: Ledger, state
         )
     ledger.release(run=request.run, round_number=request.round, plan=request.plan, reply=digest(state.reply, "reply"))
     spent = left = None
-    if partner.policy.report_budget:
+    if partner.policy.report_budget and request.plan.protected:
         spent = ledger.epsilon(partner.budget.delta)
         left = max(0.0, partner.budget.epsilon - spent)
     return RoundReply(change=state.reply, epsilon_spent=spent, epsilon_left=left)

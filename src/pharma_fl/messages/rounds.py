@@ -54,7 +54,8 @@ class RoundReply:
     change : dict
         The trunk's change over the round, by name: a function of noised gradients alone.
     epsilon_spent, epsilon_left : float or None
-        From the ledger's public charges; None where the policy does not report them.
+        From the ledger's public charges; None where the policy does not report them, and in a run that has
+        no epsilon.
     """
 
     change: dict[str, Tensor]

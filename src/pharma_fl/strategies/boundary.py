@@ -49,7 +49,7 @@ def read_answer(message: Message, trunk: dict[str, Tensor]) -> Answer:  # noqa: 
     if dict(config) != {"status": "done"} or ARRAYS not in content or set(content) - {ARRAYS, METRICS, CONFIG}:
         return _dropped("PFL-F11")
     metrics = dict(content.metric_records.get(METRICS, {}))
-    if set(metrics) - _METRICS or not all(isinstance(v, float) and not math.isnan(v) for v in metrics.values()):
+    if set(metrics) - _METRICS or not all(isinstance(v, float) and math.isfinite(v) for v in metrics.values()):
         return _dropped("PFL-F11")
     try:
         change = from_arrays(content.array_records[ARRAYS])

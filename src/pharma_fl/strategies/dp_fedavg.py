@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -232,5 +231,4 @@ class DpFedAvg(Strategy):
 
 
 def _reported(answers: dict[str, Answer], metric: str) -> dict[str, float]:
-    # An unprotected run has no epsilon, and infinity is not JSON.
-    return {name: a.metrics[metric] for name, a in answers.items() if math.isfinite(a.metrics.get(metric, math.inf))}
+    return {name: answer.metrics[metric] for name, answer in answers.items() if metric in answer.metrics}

@@ -113,9 +113,9 @@ class _Writer:
         ):
             values |= {f"{name}/{partner}": value for partner, value in by_partner.items()}
         now = int(1000 * time.time())
-        finite = [Metric(key, value, now, record.round) for key, value in values.items() if abs(value) != float("inf")]
         assert self._client is not None
-        self._client.log_batch(self._run, metrics=finite)
+        metrics = [Metric(key, value, now, record.round) for key, value in values.items()]
+        self._client.log_batch(self._run, metrics=metrics)
 
     def close(self, end: RunEnd) -> None:
         assert self._client is not None
