@@ -9,7 +9,7 @@ from pharma_fl.config import Federation
 from pharma_fl.privacy.plan import propose
 from pharma_fl.strategies.run_record import Checkpoints, RoundRecord, RunEnd
 from pharma_fl.tracking import mlflow_observer
-from pharma_fl.tracking.mlflow_observer import MlflowObserver, attach_artifact, tracking_uri
+from pharma_fl.tracking.mlflow_observer import MlflowObserver, attach_artifacts, tracking_uri
 
 FEDERATION = Federation.parse(
     'name = "watched"\n[partners]\nnorth = 1.0\n[training]\nrounds = 2\n[privacy]\nepsilon = 2.0\n', source="test"
@@ -49,7 +49,7 @@ def test_a_run_is_written_whole(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     watch(tmp_path, MlflowObserver(FEDERATION.tracking))
     (tmp_path / "report.html").write_text("<p>report</p>")
-    assert attach_artifact(tmp_path, tmp_path / "report.html")
+    assert attach_artifacts(tmp_path, [tmp_path / "report.html"])
     with sqlite3.connect(tmp_path / "mlflow.db") as store:
         metrics = store.execute("select key, step, value from metrics").fetchall()
         params = dict(store.execute("select key, value from params").fetchall())
@@ -76,7 +76,7 @@ def test_a_broken_store_is_one_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(mlflow_observer, "_client", broken)
     watch(tmp_path, MlflowObserver(FEDERATION.tracking))
     assert [r.message for r in caplog.records] == ["MLflow tracking stopped (OSError); the run goes on."]
-    assert not attach_artifact(tmp_path, tmp_path / "report.html")
+    assert not attach_artifacts(tmp_path, [tmp_path / "report.html"])
 
 
 def test_a_hanging_store_delays_no_round_and_the_end_by_a_bounded_time(tmp_path, monkeypatch, caplog):

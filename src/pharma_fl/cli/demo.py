@@ -107,17 +107,18 @@ def _federate(out: Path, runs: list[steps.Run], training: dict[str, Any], worker
 
 def _score(out: Path, runs: list[steps.Run], seeds: int, workers: int) -> list[Result]:
     say("3. Each partner alone, tuned; each federated model as it stands and personalised")
-    alone = [(out / "partners" / name / "partner.toml", seed) for seed in range(seeds) for name in PARTNERS]
-    with progress("   alone") as report:
-        results = steps.in_parallel(steps.alone_scores, alone, workers, report)
-    federated = [
-        (out / "runs" / run.name / "partners" / name / "partner.toml", out / "runs" / run.name, run)
-        for run in runs
+    jobs: list[steps.Job] = [
+        (steps.alone_scores, out / "partners" / name / "partner.toml", seed)
+        for seed in range(seeds)
         for name in PARTNERS
     ]
-    with progress("   federated") as report:
-        results += steps.in_parallel(steps.federated_scores, federated, workers, report)
-    return results
+    for run in runs:
+        folder = out / "runs" / run.name
+        jobs += [
+            (steps.federated_scores, folder / "partners" / name / "partner.toml", folder, run) for name in PARTNERS
+        ]
+    with progress("   scoring") as report:
+        return steps.in_parallel(jobs, workers, report)
 
 
 def _summary(
@@ -141,13 +142,12 @@ def _summary(
 
 
 def _report(out: Path, runs: list[steps.Run]) -> tuple[Path, Path]:
-    from pharma_fl.tracking.mlflow_observer import attach_artifact
+    from pharma_fl.tracking.mlflow_observer import attach_artifacts
     from pharma_fl.tracking.report import write_report
 
     page, figure = write_report(out)
     for run in runs:
-        for artifact in (page, figure):
-            attach_artifact(out / "runs" / run.name / "coordinator", artifact)
+        attach_artifacts(out / "runs" / run.name / "coordinator", (page, figure))
     return page, figure
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ HEADLINE_TASK = "assay-1/binary"
 PLACEBO_EPSILON = 3.0
 
 Job = tuple[Any, ...]
+"""A function of this module and its arguments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,19 +130,15 @@ def federated_scores(partner_file: Path, run_folder: Path, run: Run) -> list[Res
     ]
 
 
-def in_parallel(
-    work: Callable[..., list[Result]], jobs: Sequence[Job], workers: int, progress: Callable[[int, int], None]
-) -> list[Result]:
-    """Run jobs over processes of one thread each, and return their results in the order of the jobs."""
-
-    def counted(results: Iterator[list[Result]]) -> Iterator[list[Result]]:
-        for done, result in enumerate(results, start=1):
-            progress(done, len(jobs))
-            yield result
-
+def in_parallel(jobs: Sequence[Job], workers: int, progress: Callable[[int, int], None]) -> list[Result]:
+    """Call each job, a function and its arguments, over processes of one thread each; results keep the jobs' order."""
+    results = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        columns = zip(*jobs, strict=True)
-        return list(chain.from_iterable(counted(pool.map(work, *columns))))
+        futures = [pool.submit(*job) for job in jobs]
+        for done, future in enumerate(futures, start=1):
+            results += future.result()
+            progress(done, len(jobs))
+    return results
 
 
 def budgets(out: Path, runs: Sequence[Run], partners: Sequence[str]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,8 @@ class _Writer:
         self._run = ""
 
     def open(self) -> None:
+        from mlflow.entities import Param  # noqa: PLC0415 - MLflow takes seconds to import
+
         uri = tracking_uri(self._settings, self._folder)
         self._client = client = _client(uri)
         experiment = _experiment(client, self._settings.experiment or self._federation.name, uri)
@@ -93,8 +95,7 @@ class _Writer:
         self._run = run.info.run_id
         write_atomic(self._folder / _RUN_FILE, json.dumps({"uri": uri, "run": self._run}).encode())
         client.set_tag(self._run, "mlflow.note.content", _guarantee(self._plan))
-        for key, value in _flat(self._params()).items():
-            client.log_param(self._run, key, value)
+        client.log_batch(self._run, params=[Param(key, str(value)) for key, value in _flat(self._params()).items()])
 
     def write_round(self, record: RoundRecord) -> None:
         from mlflow.entities import Metric  # noqa: PLC0415 - MLflow takes seconds to import
@@ -141,13 +142,15 @@ def tracking_uri(settings: TrackingSettings, folder: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or settings.uri or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
 
 
-def attach_artifact(folder: Path, artifact: Path) -> bool:
-    """Add a file to the MLflow run of a coordinator's folder; False when there is none or MLflow fails."""
+def attach_artifacts(folder: Path, artifacts: Sequence[Path]) -> bool:
+    """Add files to the MLflow run of a coordinator's folder; False when there is none or MLflow fails."""
     try:
         run = json.loads((folder / _RUN_FILE).read_text("utf-8"))
-        _client(run["uri"]).log_artifact(run["run"], str(artifact))
+        client = _client(run["uri"])
+        for artifact in artifacts:
+            client.log_artifact(run["run"], str(artifact))
     except Exception as error:  # noqa: BLE001 - tracking never fails a run
-        _LOG.warning("MLflow did not take %s (%s).", artifact.name, type(error).__name__)
+        _LOG.warning("MLflow did not take the artifacts (%s).", type(error).__name__)
         return False
     return True
 
