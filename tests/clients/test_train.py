@@ -23,6 +23,7 @@ from pharma_fl.errors import (
     PolicyViolation,
     PrivacyError,
 )
+from pharma_fl.model.network import initial_trunk
 from pharma_fl.privacy.accountant import Charge, epsilon
 from pharma_fl.privacy.ledger import Ledger
 
@@ -203,13 +204,14 @@ def test_policy_may_keep_the_budget_secret(tmp_path):
 
 def test_the_change_that_leaves_carries_the_plans_noise(tmp_path):
     """With zero gradients (placebo) the reply is noise alone: its sigma is the plan's, not 2/3 or 3/2 of it."""
-    partner = a_partner(tmp_path, policy={"placebo": True})
-    reply = train_round(partner, a_request())
+    partner = a_partner(tmp_path, bits=4096, policy={"placebo": True})
+    model = MODEL.model_copy(update={"input_bits": 4096})
+    reply = train_round(partner, a_request(model=model, trunk=initial_trunk(model, 0)))
     noise = torch.cat([v.flatten() for v in reply.change.values()]).numpy()
     sigma = 0.45 * 4.0 * 1.0 / 40.0 * np.sqrt(2)
-    assert kstest(noise / sigma, "norm").pvalue > 1e-4
-    assert kstest(noise / sigma * 1.5, "norm").pvalue < 1e-3
-    assert kstest(noise / sigma / 1.5, "norm").pvalue < 1e-3
+    assert kstest(noise / sigma, "norm").pvalue > 1e-6
+    assert kstest(noise / sigma * 1.5, "norm").pvalue < 1e-9
+    assert kstest(noise / sigma / 1.5, "norm").pvalue < 1e-9
 
 
 CRASH = """

@@ -62,7 +62,7 @@ def test_a_refusing_disk_changes_nothing(folder, monkeypatch):
 def test_a_failed_rename_puts_the_old_folder_back(folder, monkeypatch):
     monkeypatch.setattr(module, "_exchange", lambda one, other: errno.EINVAL)
     with pytest.raises(FileNotFoundError), replacement(folder) as part:
-        monkeypatch.setattr(module, "_flush", lambda path: part.exists() and part.rename(f"{part}-gone"))
+        monkeypatch.setattr(module, "flush", lambda path: part.exists() and part.rename(f"{part}-gone"))
     assert content(folder) == {"old": "old"}
 
 
@@ -75,7 +75,7 @@ def test_a_link_to_the_folder_stays_a_link(folder, tmp_path):
     assert content(folder) == {"new": "new"}
 
 
-@pytest.mark.parametrize("point", ["_flush", "_put"])
+@pytest.mark.parametrize("point", ["flush", "_put"])
 def test_a_killed_process_leaves_the_old_folder(folder, point):
     script = f"""
 import os, signal, sys

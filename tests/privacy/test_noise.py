@@ -19,7 +19,7 @@ def draws(std=1.0, n=200_000):
 
 def test_the_right_sigma_is_accepted_and_wrong_ones_rejected():
     sample = draws(2.5)
-    assert kstest(sample / 2.5, "norm").pvalue > 1e-4
+    assert kstest(sample / 2.5, "norm").pvalue > 1e-6
     assert kstest(sample / (2.5 * 2 / 3), "norm").pvalue < 1e-12
     assert kstest(sample / (2.5 * 3 / 2), "norm").pvalue < 1e-12
 

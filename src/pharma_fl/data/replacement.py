@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pharma_fl.atomic import flush
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 # No such system call, or a file system that cannot exchange (NFS, some FUSE).
@@ -44,10 +46,10 @@ def replacement(folder: Path) -> Iterator[Path]:
     try:
         yield part
         for path in sorted(part.iterdir()):
-            _flush(path)
-        _flush(part)
+            flush(path)
+        flush(part)
         _put(part, folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     finally:
         # After an exchange this is what was there before.
         shutil.rmtree(part, ignore_errors=True)
@@ -81,11 +83,3 @@ def _exchange(one: Path, other: Path) -> int:
     call.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
     done = call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
     return 0 if done == 0 else ctypes.get_errno()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from pharma_fl import __version__
-from pharma_fl.atomic import sync_folder
+from pharma_fl.atomic import flush
 from pharma_fl.config.partner import BudgetSettings
 from pharma_fl.errors import BudgetExceeded, PrivacyError
 from pharma_fl.privacy.accountant import Charge, affordable_steps, epsilon
@@ -107,7 +107,7 @@ class Ledger:
             connection.executescript(_SCHEMA)
         if created:
             path.chmod(0o600)
-            sync_folder(path.parent)
+            flush(path.parent)
 
     def reserve(self, *, run: str, round_number: int, plan: PrivacyPlan, budget: BudgetSettings) -> None:
         """Charge one round before its first private step.
