@@ -33,8 +33,12 @@ def a_task(column, kind, **changes):
     return Task(**(facts | changes))
 
 
-def a_partner(folder, name="north", *, n=150, bits=96, seed=0, data_derived=False, **settings):
-    """Write partner.toml and prepared data; the first class follows from bit 0, so there is something to learn."""
+def a_partner(folder, name="north", *, n=150, bits=96, seed=0, data_derived=(), classes=2, folds=None, **settings):
+    """Write partner.toml and prepared data; the first class follows from bit 0, so there is something to learn.
+
+    `data_derived` lists assays whose thresholds the data decides; `classes` is 2 or 0 classification tasks; `folds`
+    gives each compound's fold.
+    """
     rng = np.random.default_rng(seed)
     dense = rng.random((n, bits)) < 0.15
     x = csr_array(dense.astype(np.int8))
@@ -44,7 +48,7 @@ def a_partner(folder, name="north", *, n=150, bits=96, seed=0, data_derived=Fals
     place = folder / name
     place.mkdir(parents=True)
     rows = np.repeat(np.arange(n), 2)[mask.ravel()]
-    y_class = csr_array((labels[mask], (rows, np.tile([0, 1], n)[mask.ravel()])), shape=(n, 2))
+    y_class = csr_array((labels[mask], (rows, np.tile([0, 1], n)[mask.ravel()])), shape=(n, 2))[:, :classes]
     every = np.arange(n + 1)
     y_regr = csr_array((values[:, 0].astype(np.float32), np.zeros(n, dtype=np.int32), every), shape=(n, 1))
     write_prepared(
@@ -53,14 +57,10 @@ def a_partner(folder, name="north", *, n=150, bits=96, seed=0, data_derived=Fals
         y_class=y_class,
         y_regr=y_regr,
         y_censor=csr_array((np.zeros(n, dtype=np.int8), y_regr.indices, y_regr.indptr), shape=(n, 1)),
-        folds=(np.arange(n) % 5).astype(np.int8),
+        folds=(np.arange(n) % 5 if folds is None else np.asarray(folds)).astype(np.int8),
         compounds=pd.DataFrame({"row": range(n)}),
-        tasks=[
-            a_task(0, "classification"),
-            a_task(1, "classification", data_derived=data_derived),
-            a_task(0, "regression"),
-        ],
-        manifest={},
+        tasks=[*(a_task(column, "classification") for column in range(classes)), a_task(0, "regression")],
+        manifest={"data_derived_assays": list(data_derived)},
     )
     content = {"name": name, "budget": {"epsilon": 5.0, "delta": 1e-5}} | settings
     content["policy"] = {"report_budget": True} | settings.get("policy", {})

@@ -73,6 +73,11 @@ BAD = {
     "a plan that is no JSON": lambda r: r["config"].__setitem__("plan", "{"),
     "a plan with an unknown key": lambda r: r["config"].__setitem__("plan", '{"x": 1}'),
     "a round that is text": lambda r: r["config"].__setitem__("round", "one"),
+    "a round that is true": lambda r: r["config"].update(round=True),
+    "a seed that is true": lambda r: r["config"].update(seed=True),
+    "a run without a name": lambda r: r["config"].__setitem__("run", ""),
+    "a run of a megabyte": lambda r: r["config"].__setitem__("run", "r" * 1_000_000),
+    "a bit worth 1e100": lambda r: r["config"].__setitem__("model", '{"input_scale": 1e100}'),
     "other arrays": lambda r: r.__setitem__("arrays", ArrayRecord()),
 }
 
@@ -86,6 +91,8 @@ def test_a_strange_request_gets_a_code(tmp_path, change):
     assert set(reply) == {"config"}
     assert reply["config"]["status"] == "refused"
     assert reply["config"]["code"] in {"PFL-F01", "PFL-M03"}
+    # Whatever it was, the partner is as before.
+    assert ask(file_of(tmp_path), round_request(a_request()))["config"]["status"] == "done"
 
 
 def test_no_text_of_an_error_travels(tmp_path, monkeypatch):

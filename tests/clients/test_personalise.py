@@ -13,8 +13,10 @@ from pharma_fl.errors import ModelError
 from pharma_fl.evaluation.held_out import held_out_scores
 from pharma_fl.evaluation.single_partner import SETTINGS, single_partner
 from pharma_fl.model.ensemble import Ensemble
+from pharma_fl.model.metrics import rmse
 from pharma_fl.model.network import initial_trunk, trunk_of
 from pharma_fl.model.predict import predict
+from pharma_fl.model.selection import choose
 
 
 @pytest.fixture
@@ -89,3 +91,27 @@ def test_the_single_partner_learns_what_there_is_to_learn(partner):
         "rmse/regression-0",
     }
     assert all(0 <= scores[name] <= 1 for name in scores if name.startswith("auc"))
+
+
+def test_a_partner_with_values_alone_gets_a_model(tmp_path):
+    partner = a_partner(tmp_path, "values", n=250, bits=8192, classes=0)
+    train_round(partner, a_request())
+    network = federated_network(partner, MODEL, initial_trunk(MODEL, 0), seed=0, run="run-1")
+    training, validation = (
+        records_at(partner, folds) for folds in (training_folds(partner), (partner.folds.validation,))
+    )
+    candidates = candidates_for(network, training, 0)
+    name, score = choose(candidates, validation)
+    measured = validation(MODEL).values.toarray()[:, 0]
+    errors = {n: rmse(measured, c.predict(validation)[1][:, 0]) for n, c in candidates.items()}
+    assert name == min(errors, key=errors.get)
+    assert score == pytest.approx(-errors[name])
+
+
+@pytest.mark.parametrize(("fold", "code"), [(4, "PFL-M05"), (1, "PFL-M04")])
+def test_a_partner_without_compounds_to_train_on_or_to_choose_by_is_told(tmp_path, fold, code):
+    partner = a_partner(tmp_path, "lopsided", n=40, bits=8192, folds=[fold] * 40)
+    train_round(partner, a_request())
+    network = federated_network(partner, MODEL, initial_trunk(MODEL, 0), seed=0, run="run-1")
+    with pytest.raises(ModelError, match=code):
+        personalise(partner, network, seed=0)

@@ -12,8 +12,10 @@ from scipy.stats import kstest
 from tests.conftest import PROJECT
 from tests.partners import MODEL, a_partner, a_plan, a_request
 
+from pharma_fl.clients.records import training_folds
 from pharma_fl.clients.state import PrivateState
 from pharma_fl.clients.train import train_round
+from pharma_fl.data.matrices import PreparedData
 from pharma_fl.errors import (
     BudgetExceeded,
     DataError,
@@ -23,8 +25,10 @@ from pharma_fl.errors import (
     PolicyViolation,
     PrivacyError,
 )
+from pharma_fl.model.batches import fold_columns
 from pharma_fl.model.network import initial_trunk
 from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.dp_sgd import DpSgd
 from pharma_fl.privacy.ledger import Ledger
 
 
@@ -106,6 +110,60 @@ def test_dropout_is_refused_under_privacy(tmp_path):
     assert kinds(partner) == []
 
 
+def test_runs_that_share_a_state_folder_are_refused_before_heads_are_lost(tmp_path):
+    partner = a_partner(tmp_path)
+    train_round(partner, a_request(1, run="run-1"))
+    train_round(partner, a_request(1, run="run-2"))
+    with pytest.raises(PrivacyError, match="PFL-P16.*run-1"):
+        train_round(partner, a_request(2, run="run-1"))
+    train_round(partner, a_request(2, run="run-2"))
+
+
+def test_the_charge_comes_before_the_first_private_step(tmp_path, monkeypatch):
+    partner = a_partner(tmp_path)
+    seen = []
+    step = DpSgd.step
+
+    def watched(self, records):
+        seen.append(kinds(partner))
+        step(self, records)
+
+    monkeypatch.setattr(DpSgd, "step", watched)
+    train_round(partner, a_request())
+    assert seen == [[(1, "reserved")]] * 2
+
+
+@pytest.mark.parametrize("cause", [ValueError("expected another sample"), MemoryError(), DataError("PFL-D04", "gone")])
+def test_after_the_charge_every_failure_has_one_code(tmp_path, monkeypatch, cause):
+    def fail(self, records):
+        raise cause
+
+    partner = a_partner(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(DpSgd, "step", fail)
+        with pytest.raises(PrivacyError, match="PFL-P17"):
+            train_round(partner, a_request())
+    assert kinds(partner) == [(1, "reserved")]
+    train_round(partner, a_request(2))
+
+
+def test_only_training_folds_are_trained_on(tmp_path, monkeypatch):
+    partner = a_partner(tmp_path)
+    sizes = set()
+    step = DpSgd.step
+
+    def watched(self, records):
+        sizes.add(len(records))
+        held = PreparedData.open(partner.path(partner.data)).rows_of(training_folds(partner))
+        assert (records.x != fold_columns(PreparedData.open(partner.path(partner.data)).x()[held], 64)).nnz == 0
+        step(self, records)
+
+    monkeypatch.setattr(DpSgd, "step", watched)
+    train_round(partner, a_request())
+    assert sizes == {90}
+    assert not {partner.folds.test, partner.folds.validation} & set(training_folds(partner))
+
+
 def test_state_and_ledger_are_for_the_partners_eyes(tmp_path):
     partner = a_partner(tmp_path)
     train_round(partner, a_request())
@@ -163,7 +221,7 @@ def test_an_unprotected_run_needs_the_partners_word(tmp_path):
 
 def test_thresholds_taken_from_the_data_are_refused_under_privacy(tmp_path):
     with pytest.raises(PrivacyError, match="PFL-P04"):
-        train_round(a_partner(tmp_path, data_derived=True), a_request())
+        train_round(a_partner(tmp_path, data_derived=(7,)), a_request())
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def parts(*, rows=6, bits=40, classes=3, values=2, density=0.4, seed=0):
         "folds": rng.integers(0, 5, rows).astype(np.int8),
         "compounds": pd.DataFrame({"row": range(rows)}),
         "tasks": [*(task(c) for c in range(classes)), *(task(c, "regression") for c in range(values))],
-        "manifest": {"note": "made by a test"},
+        "manifest": {"note": "made by a test", "data_derived_assays": [2]},
     }
 
 
@@ -101,6 +101,7 @@ def test_round_trip(tmp_path_factory, sizes):
     assert list(data.tasks) == given_parts["tasks"]
     assert (len(data.classification_tasks), len(data.regression_tasks)) == (sizes["classes"], sizes["values"])
     assert (data.n_compounds, data.bits) == (sizes["rows"], 16)
+    assert data.data_derived_assays == (2,)
     assert data.manifest == manifest == json.loads((folder / "manifest.json").read_text())
     data.verify()
 

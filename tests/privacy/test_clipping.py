@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.grad_sample import GradSampleModule
+from pydantic import ValidationError
 from tests.conftest import losses_of, make_records
 from torch import nn
 
@@ -47,7 +48,7 @@ def loop(network, records, rows, clipping_norm):
         }
         norm = float(torch.sqrt(sum(g.square().sum() for g in gradients.values())))
         norms.append(norm)
-        scale = min(1.0, clipping_norm / (norm + 1e-6))
+        scale = min(1.0, clipping_norm / norm) if norm else 1.0
         for name, gradient in gradients.items():
             total[name] += scale * gradient
     network.float()
@@ -128,7 +129,7 @@ def test_equals_opacus_hooks():
     losses.sum().backward()
     samples = {name: p.grad_sample for name, p in dense.named_parameters()}
     norms = torch.sqrt(sum(g.flatten(1).square().sum(1) for g in samples.values()))
-    factors = (0.3 / (norms + 1e-6)).clamp(max=1.0)
+    factors = (0.3 / norms).clamp(max=1.0)
     ours = clipped(network, records, np.arange(32), 0.3)
     assert (norms > 0.3).any()
     assert (norms < 0.3).any()
@@ -215,3 +216,62 @@ def test_a_layer_called_twice_is_refused():
     layer = nn.Linear(3, 3)
     with pytest.raises(PrivacyError, match="twice"):
         clipped_gradients(nn.Sequential(layer), lambda: layer(layer(torch.zeros(2, 3))).sum(1), 1.0)
+
+
+def joint_norm(network, records, row, clipping_norm):
+    return size(clipped(network, records, [row], clipping_norm))
+
+
+@pytest.mark.parametrize("clipping_norm", [1e-9, 1e-6, 1e-3])
+@pytest.mark.parametrize("scale", [1e3, 3e18])
+def test_a_gradient_too_small_to_square_in_float32_is_clipped(scale, clipping_norm):
+    """Backprops near 1e-23 square to 0 in float32, while their product with a huge input is far above the clip."""
+    records = make_records(1, class_tasks=0, value_tasks=1, seed=2, label_rate=1.0)
+    records.censor.data[:] = 0
+    model = ModelSettings(input_bits=64, hidden=(4096,), activation="relu")
+    network = SparseMultitaskNetwork(model, class_tasks=0, value_tasks=1, seed=0)
+    network.trunk.input.scale = scale
+    with torch.no_grad():
+        network.trunk.input.weight.fill_(1e-30)
+        network.head.weight.fill_(1.0)
+        network.head.bias.fill_(1.0)
+    for power in range(-30, -10):
+        records.value_weights.fill_(10.0**power)
+        assert joint_norm(network, records, 0, clipping_norm) <= clipping_norm * (1 + 1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    weights=st.integers(-38, 37),
+    head=st.integers(-38, 37),
+    loss=st.integers(-38, 37),
+    clipping_norm=st.sampled_from([1e-9, 1e-3, 1.0, 1e9]),
+    activation=st.sampled_from(["relu", "tanh"]),
+)
+def test_no_finite_weights_break_the_clip(seed, weights, head, loss, clipping_norm, activation):
+    """Hostile trunks and settings: every sum is finite, and one record moves it by no more than the clip."""
+    records = make_records(6, seed=seed, label_rate=0.9)
+    network = network_for(records, hidden=(5, 4), seed=seed, activation=activation)
+    with torch.no_grad():
+        for parameter in network.trunk.parameters():
+            parameter.mul_(10.0**weights)
+        network.head.weight.mul_(10.0**head)
+    records.class_weights.fill_(10.0**loss)
+    records.value_weights.fill_(10.0**loss)
+    whole = clipped(network, records, range(6), clipping_norm)
+    assert all(torch.isfinite(v).all() for v in whole.values())
+    for row in range(6):
+        assert joint_norm(network, records, row, clipping_norm) <= clipping_norm * (1 + 1e-5)
+
+
+def test_a_dropped_record_leaves_no_trace_of_its_bits():
+    """Infinity times zero is NaN, and a NaN under a bit's weights would tell that some record has the bit."""
+    records = make_records(4, seed=1, label_rate=1.0)
+    network = network_for(records)
+    with torch.no_grad():
+        network.head.weight.fill_(3e38)
+    found = clipped(network, records, range(4), 1.0)
+    assert all(torch.equal(v, torch.zeros_like(v)) for v in found.values())
+    with pytest.raises(ValidationError, match="input_scale"):
+        ModelSettings(input_scale=1e100)

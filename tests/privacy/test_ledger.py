@@ -115,6 +115,21 @@ def test_tampering_is_noticed_by_the_next_round(tmp_path, statement):
         spend(Ledger(path), [4])
 
 
+def test_an_entry_that_the_table_would_change_is_not_written(tmp_path):
+    ledger = Ledger(tmp_path / "l.sqlite")
+    spend(ledger, [1])
+    with pytest.raises(PrivacyError, match="PFL-P12"):
+        spend(ledger, [True], run="another")
+    with pytest.raises(PrivacyError, match="PFL-P12"):
+        spend(ledger, [1], a_plan(mechanism="none", noise_multiplier=-0.0), run="another")
+    assert len(ledger.entries()) == 1
+
+
+def test_every_commit_waits_for_the_disk(tmp_path):
+    with Ledger(tmp_path / "l.sqlite")._connect() as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+
+
 def test_a_file_that_is_no_ledger_is_refused(tmp_path):
     path = tmp_path / "l.sqlite"
     path.write_bytes(b"not a database" * 100)

@@ -298,6 +298,17 @@ def with_extra_metric(reply):
     return reply
 
 
+def with_record(reply, record):
+    return _content(reply, RecordDict({"arrays": record, "config": ConfigRecord({"status": "done"})}))
+
+
+def with_bytes(reply, data):
+    arrays = reply.content.array_records["arrays"]
+    bias = arrays["input.bias"]
+    arrays["input.bias"] = Array(dtype=bias.dtype, shape=bias.shape, stype=bias.stype, data=data)
+    return reply
+
+
 SPOILED = {
     "NaN": (lambda r: with_arrays(r, set_nan), "PFL-F12"),
     "a missing array": (lambda r: with_arrays(r, lambda a: a.pop("input.bias")), "PFL-F12"),
@@ -306,6 +317,11 @@ SPOILED = {
     "integers": (lambda r: with_arrays(r, lambda a: a.update({"input.bias": torch.zeros(8).long()})), "PFL-F12"),
     "a further record": (with_extra_record, "PFL-F11"),
     "an unaccounted number": (with_extra_metric, "PFL-F11"),
+    "a weight moved too far": (lambda r: with_arrays(r, lambda a: a["input.bias"].fill_(3e38)), "PFL-F12"),
+    "arrays that are settings": (lambda r: with_record(r, ConfigRecord({"x": 1})), "PFL-F11"),
+    "an empty array": (lambda r: with_bytes(r, b""), "PFL-F12"),
+    "a broken header": (lambda r: with_bytes(r, b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order"), "PFL-F12"),
+    "an archive": (lambda r: with_bytes(r, b"PK\x03\x04 not one"), "PFL-F12"),
     "no reply": (lambda r: None, "PFL-F13"),
     "an error of Flower's": (lambda r: _error(r), "PFL-F10"),  # noqa: PLW0108 - defined below
     "nothing known": (lambda r: _content(r, RecordDict({"x": ConfigRecord()})), "PFL-F11"),

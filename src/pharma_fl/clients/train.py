@@ -47,7 +47,10 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
     state = PrivateState.load(partner.path(partner.state))
     if state is not None:
         ledger.check_knows(run=state.run, round_number=state.round)
-    if state is not None and state.run == request.run and state.round >= request.round:
+    if state is None or state.run != request.run:
+        ledger.check_new(run=request.run)
+        state = None
+    elif state.round >= request.round:
         return _stored_reply(partner, request, ledger, state)
     if not 1 <= request.round <= request.plan.rounds:
         raise FederationError(
@@ -61,12 +64,12 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
             "partner's own randomness, and the clip's bound rests on masks that nobody can predict.",
         )
     records = open_records(partner, request.model, training_folds(partner))
-    if request.plan.protected and records.data_derived_tasks:
+    if request.plan.protected and records.data_derived_assays:
         raise PrivacyError(
             "PFL-P04",
-            f"{len(records.data_derived_tasks)} tasks have thresholds taken from the data "
-            f"({records.data_derived_tasks[0]}, ...), which the accounting does not cover. "
-            "Give their assays expert thresholds in T0 and prepare again.",
+            f"{len(records.data_derived_assays)} assays (input_assay_id {records.data_derived_assays[0]}, ...) take "
+            "their thresholds from the data, which the accounting does not cover. "
+            "Give them expert thresholds in T0 and prepare again.",
         )
     network = SparseMultitaskNetwork(
         request.model,
@@ -76,12 +79,20 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
     )
     check_shapes(trunk_of(network), request.trunk, place="The coordinator's trunk")
     load_trunk(network, request.trunk)
-    if state is not None and state.run == request.run:
+    if state is not None:
         check_shapes(network.head.state_dict(), state.head, place="The partner's stored heads")
 
     ledger.reserve(run=request.run, round_number=request.round, plan=request.plan, budget=partner.budget)
-    new_state = _private_steps(partner, request, network, records, state, noise or SystemNoise())
-    new_state.save(partner.path(partner.state))
+    try:
+        new_state = _private_steps(partner, request, network, records, state, noise or SystemNoise())
+        new_state.save(partner.path(partner.state))
+    except Exception as error:
+        # From here on the sample is drawn, so a code for each cause would tell about it.
+        raise PrivacyError(
+            "PFL-P17",
+            f"Round {request.round} of run {request.run} failed after it was charged ({type(error).__name__}: {error})."
+            " It stays charged and is not repeated; mend the cause, and the next round can go on.",
+        ) from error
     return _stored_reply(partner, request, ledger, new_state)
 
 
@@ -93,7 +104,7 @@ def _private_steps(
     state: PrivateState | None,
     noise: NoiseSource,
 ) -> PrivateState:
-    if state is not None and state.run == request.run:
+    if state is not None:
         network.head.load_state_dict(state.head)
     optimizer = torch.optim.SGD(
         [

@@ -10,6 +10,12 @@ from pharma_fl.config.base import Settings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Probability = Annotated[float, Field(gt=0, lt=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1e6)]
+# Bounds within which float32 computes the clip and the accountant its epsilon; far beyond any useful value.
+SampleRate = Annotated[float, Field(ge=1e-6, le=1)]
+ClippingNorm = Annotated[float, Field(ge=1e-9, le=1e9)]
+MOST_STEPS = 1_000_000
+"""Private steps of a run. Privacy-loss distributions of many more take minutes to compose."""
 
 
 class ModelSettings(Settings):
@@ -17,15 +23,15 @@ class ModelSettings(Settings):
 
     input_bits: Annotated[int, Field(ge=8, le=1_048_576)] = 4096
     """Fingerprint bits after folding; the prepared bits are folded to this width by position modulo it."""
-    input_scale: Annotated[float, Field(gt=0)] = 0.4
+    input_scale: Annotated[float, Field(ge=1e-3, le=1e3)] = 0.4
     """Value of a set bit. It balances the first layer's gradient against the others' under one clip."""
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Field(min_length=1, max_length=4)] = (32,)
     activation: Literal["relu", "tanh"] = "tanh"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    head_start: Annotated[float, Field(ge=0)] = 4.0
+    head_start: Annotated[float, Field(ge=0, le=1e3)] = 4.0
     """Scale of the heads' public start, in units of 1 / sqrt(features). Column k starts equal at every
     partner; 0 starts every head at zero."""
-    regression_weight: Annotated[float, Field(ge=0)] = 0.1
+    regression_weight: Annotated[float, Field(ge=0, le=1e3)] = 0.1
     """Weight of a squared error against a cross-entropy, a public constant."""
 
 
@@ -35,12 +41,18 @@ class TrainingSettings(Settings):
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 10
     local_steps: Annotated[int, Field(ge=1, le=10_000)] = 10
     """Private steps a round, each paid for."""
-    trunk_learning_rate: Annotated[float, Field(gt=0)] = 0.45
-    head_learning_rate: Annotated[float, Field(gt=0)] = 0.15
+    trunk_learning_rate: LearningRate = 0.45
+    head_learning_rate: LearningRate = 0.15
     server_optimizer: Literal["sgd", "adam"] = "sgd"
-    server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
+    server_learning_rate: LearningRate = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Momentum of SGD, or Adam's first decay rate. With SGD, rate 1 and momentum 0 the coordinator averages."""
+
+    @model_validator(mode="after")
+    def _can_be_priced(self) -> Self:
+        if self.rounds * self.local_steps > MOST_STEPS:
+            raise ValueError(f"expected rounds * local_steps <= {MOST_STEPS:,}")
+        return self
 
 
 class PrivacySettings(Settings):
@@ -54,8 +66,8 @@ class PrivacySettings(Settings):
     epsilon: Annotated[float | None, Field(gt=0)] = None
     noise_multiplier: Annotated[float | None, Field(gt=0)] = None
     delta: Probability = 1e-5
-    sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.3
-    clipping_norm: Annotated[float, Field(gt=0)] = 1.0
+    sample_rate: SampleRate = 0.3
+    clipping_norm: ClippingNorm = 1.0
     expected_batch: Annotated[float, Field(gt=0)] = 256.0
     """Public constant that divides the noised sum; never a count taken from data."""
 

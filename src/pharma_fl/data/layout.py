@@ -23,7 +23,7 @@ import numpy as np
 from pharma_fl.data.tasks import Task
 
 FORMAT = "pharma-fl-prepared"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 FAILED_STRUCTURES = "failed_structures.csv"
 FAILED_ACTIVITIES = "failed_activities.csv"

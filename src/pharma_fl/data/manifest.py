@@ -20,6 +20,7 @@ from pharma_fl.data.activities import Activities
 from pharma_fl.data.keys import key_id
 from pharma_fl.data.tables import Tables
 from pharma_fl.data.targets import Targets
+from pharma_fl.data.thresholds import from_data
 
 # A step's number is raised when it computes something else from the same input and settings.
 _STEPS = {"structures": 1, "fingerprints": 1, "folds": 1, "activities": 1}
@@ -68,6 +69,9 @@ def describe(
             "folds": partner.folds.model_dump(mode="json"),
         },
         "digests": _digests(partner, identity),
+        "data_derived_assays": [
+            int(assay["input_assay_id"]) for assay in tables.assays.to_dict("records") if from_data(assay)
+        ],
         "counts": {
             "assays": {"read": len(tables.assays), "with_task": len(with_task)},
             "structures": {

@@ -35,6 +35,8 @@ class PreparedData:
         Fold of each compound.
     tasks : tuple of Task
         Classification tasks by column, then regression tasks by column.
+    data_derived_assays : tuple of int
+        Assays whose thresholds measurements decide, by T0 alone.
     arrays : dict
         The mapped arrays by file name without ending.
     """
@@ -44,6 +46,7 @@ class PreparedData:
     bits: int
     folds: npt.NDArray[np.int8]
     tasks: tuple[Task, ...]
+    data_derived_assays: tuple[int, ...]
     arrays: dict[str, npt.NDArray[Any]]
 
     @classmethod
@@ -60,6 +63,7 @@ class PreparedData:
             sizes = {name: int(value) for name, value in manifest["sizes"].items()}
             _check_lengths_on_disk(folder, manifest["files"])
             expected = lengths(sizes)
+            data_derived_assays = tuple(int(assay) for assay in manifest["data_derived_assays"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _unusable(folder / "manifest.json", "it is not a manifest of this version") from error
         arrays = {name: _map(folder / f"{name}.npy", dtype, expected[name]) for name, dtype in DTYPES.items()}
@@ -69,7 +73,13 @@ class PreparedData:
                 raise _unusable(folder / f"{name}_indptr.npy", f"its rows span {ends}")
         tasks = _open_tasks(folder / "tasks.csv", sizes)
         return cls(
-            folder=folder, manifest=manifest, bits=sizes["bits"], folds=arrays["folds"], tasks=tasks, arrays=arrays
+            folder=folder,
+            manifest=manifest,
+            bits=sizes["bits"],
+            folds=arrays["folds"],
+            tasks=tasks,
+            data_derived_assays=data_derived_assays,
+            arrays=arrays,
         )
 
     @property

@@ -33,6 +33,11 @@ class Threshold:
     data_derived: bool = False
 
 
+def from_data(assay: Mapping[Hashable, Any]) -> bool:
+    """Whether measurements would decide this assay's cut-offs. T0 alone says so, even where nothing is measured."""
+    return not assay["is_binary"] and not _experts(assay)
+
+
 def thresholds(
     assay: Mapping[Hashable, Any], values: npt.NDArray[np.float64], censor: npt.NDArray[np.int8]
 ) -> tuple[Threshold, ...]:
@@ -58,7 +63,7 @@ def thresholds(
     """
     if assay["is_binary"]:
         return (Threshold(value=0.0),)
-    experts = sorted({float(assay[name]) for name in EXPERT_THRESHOLDS if not math.isnan(assay[name])})
+    experts = _experts(assay)
     if assay["assay_type"] == "ADME":
         if experts:
             return tuple(Threshold(value=value) for value in experts)
@@ -68,6 +73,10 @@ def thresholds(
     if len(experts) >= _EXPERTS_WITHOUT_SANDWICH:
         return tuple(Threshold(value=value) for value in experts)
     return _sandwich(experts, data_derived=False)
+
+
+def _experts(assay: Mapping[Hashable, Any]) -> list[float]:
+    return sorted({float(assay[name]) for name in EXPERT_THRESHOLDS if not math.isnan(assay[name])})
 
 
 def _sandwich(inner: list[float], *, data_derived: bool) -> tuple[Threshold, ...]:

@@ -6,6 +6,7 @@ numbers) and ``config`` (names, codes and settings). Anything else in a message 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from pharma_fl.messages.rounds import RoundReply, RoundRequest
 from pharma_fl.privacy.plan import PrivacyPlan
 
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
+_RUN = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 T = TypeVar("T", PrivacyPlan, ModelSettings, TrainingSettings)
 
@@ -74,12 +76,14 @@ def read_round_request(content: RecordDict) -> RoundRequest:
     config = _config(content, {"run", "round", "seed", "plan", "model", "training"})
     if ARRAYS not in content.array_records:
         raise FederationError("PFL-F01", "The round's message has no arrays. Both sides need the same version.")
-    if not (isinstance(config["run"], str) and isinstance(config["round"], int) and isinstance(config["seed"], int)):
-        raise FederationError("PFL-F01", "The round's message names run, round or seed with a wrong type.")
+    run, number, seed = config["run"], config["round"], config["seed"]
+    # True is an int to isinstance, and would be another number in the ledger's hash than in its table.
+    if not isinstance(run, str) or type(number) is not int or type(seed) is not int or not _RUN.fullmatch(run):
+        raise FederationError("PFL-F01", "The round's message names run, round or seed wrongly.")
     return RoundRequest(
-        run=config["run"],
-        round=config["round"],
-        seed=config["seed"],
+        run=run,
+        round=number,
+        seed=seed,
         plan=_settings(content, "plan", PrivacyPlan),
         model=_settings(content, "model", ModelSettings),
         training=_settings(content, "training", TrainingSettings),

@@ -87,8 +87,8 @@ class Records:
         (n, regression tasks) float32 with one sparsity pattern; explicit zeros are measurements.
     class_weights, value_weights : Tensor
         float32 (tasks,): public task weights.
-    data_derived_tasks : tuple of str
-        Tasks whose threshold was taken from the data, which no accounting covers.
+    data_derived_assays : tuple of int
+        Assays whose thresholds are taken from the data, which no accounting covers.
     """
 
     x: sp.csr_array
@@ -97,7 +97,7 @@ class Records:
     censor: sp.csr_array
     class_weights: Tensor
     value_weights: Tensor
-    data_derived_tasks: tuple[str, ...] = ()
+    data_derived_assays: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -151,7 +151,7 @@ class Records:
             class_weights=torch.tensor([t.training_weight for t in data.classification_tasks], dtype=torch.float32),
             value_weights=regression_weight
             * torch.tensor([t.training_weight for t in data.regression_tasks], dtype=torch.float32),
-            data_derived_tasks=tuple(t.task for t in data.tasks if t.data_derived),
+            data_derived_assays=data.data_derived_assays,
         )
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:

@@ -7,6 +7,7 @@ import torch
 
 from pharma_fl.config.base import Settings
 from pharma_fl.config.federation import ModelSettings
+from pharma_fl.errors import ModelError
 from pharma_fl.model.batches import Records
 from pharma_fl.model.losses import network_losses
 from pharma_fl.model.network import SparseMultitaskNetwork
@@ -52,7 +53,18 @@ def fit(network: SparseMultitaskNetwork, records: Records, settings: FitSettings
         How.
     seed : int
         Of the order of records and of dropout.
+
+    Raises
+    ------
+    ModelError
+        ``PFL-M05`` there is no record to train on.
     """
+    if not len(records):
+        raise ModelError(
+            "PFL-M05",
+            "The training folds hold no compound, so no model can be fitted. Prepare more compounds, or choose other "
+            "folds (partner.toml: folds).",
+        )
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(
         [parameter for parameter in network.parameters() if parameter.requires_grad],

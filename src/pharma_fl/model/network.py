@@ -46,8 +46,8 @@ class SparseLinear(nn.Module):
         return self.scale * summed + self.bias
 
     def squared_norms(self, x: SparseRows) -> Tensor:
-        """Squared norm of each input row, float32 (b,)."""
-        return x.counts.to(self.weight.dtype) * self.scale**2
+        """Squared norm of each input row, float64 (b,)."""
+        return x.counts.to(torch.float64) * self.scale**2
 
     def gradient_sums(self, x: SparseRows, backprops: Tensor) -> dict[str, Tensor]:
         """Return the gradients of weight and bias, summed over rows, from float32 (b, out) backprops."""

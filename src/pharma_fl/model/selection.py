@@ -3,28 +3,59 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from pharma_fl.errors import ModelError
 from pharma_fl.model.batches import Records
 from pharma_fl.model.ensemble import Ensemble, RecordsAt
-from pharma_fl.model.metrics import auc_roc
+from pharma_fl.model.metrics import auc_roc, rmse
+
+Array = NDArray[np.float32]
 
 
-def validation_score(logits: NDArray[np.float32], records: Records) -> float:
-    """Mean AUC-ROC over classification tasks with both classes, weighted by their labels; NaN without any."""
-    labels = records.classes.tocsc()
-    total = weight = 0.0
-    for column in range(labels.shape[1]):
-        span = slice(labels.indptr[column], labels.indptr[column + 1])
-        auc = auc_roc(labels.data[span], logits[labels.indices[span], column])
-        if not math.isnan(auc):
-            total += auc * (span.stop - span.start)
-            weight += span.stop - span.start
-    return total / weight if weight else math.nan
+def validation_score(logits: Array, values: Array, records: Records) -> float:
+    """Return how well predictions fit some records; more is better.
+
+    Parameters
+    ----------
+    logits, values : ndarray
+        float32 (n, classification tasks) and (n, regression tasks).
+    records : Records
+        The same n records.
+
+    Returns
+    -------
+    float
+        Mean AUC-ROC over classification tasks with both classes; without such a task, minus the mean RMSE over
+        exact values of regression tasks; each task weighted by its number of cells. NaN without either.
+    """
+    score = _weighted_mean(_by_task(records.classes, logits, auc_roc))
+    if not math.isnan(score):
+        return score
+    exact = records.values.copy()
+    exact.data = np.where(records.censor.data == 0, exact.data, np.float32(np.nan))
+    return -_weighted_mean(_by_task(exact, values, rmse))
+
+
+def _by_task(
+    measured: csr_array, predicted: Array, metric: Callable[[Array, Array], float]
+) -> Iterator[tuple[float, int]]:
+    by_column = measured.tocsc()
+    for column in range(by_column.shape[1]):
+        span = slice(by_column.indptr[column], by_column.indptr[column + 1])
+        rows, target = by_column.indices[span], by_column.data[span]
+        known = ~np.isnan(target)
+        yield metric(target[known], predicted[rows[known], column]), int(known.sum())
+
+
+def _weighted_mean(scores: Iterable[tuple[float, int]]) -> float:
+    found = [(score, cells) for score, cells in scores if not math.isnan(score)]
+    cells = sum(cells for _, cells in found)
+    return sum(score * cells for score, cells in found) / cells if cells else math.nan
 
 
 def choose(candidates: Mapping[str, Ensemble], validation: RecordsAt) -> tuple[str, float]:
@@ -33,17 +64,18 @@ def choose(candidates: Mapping[str, Ensemble], validation: RecordsAt) -> tuple[s
     Raises
     ------
     ModelError
-        ``PFL-M04`` no classification task has both classes in the validation fold.
+        ``PFL-M04`` the validation fold has neither a classification task with both classes nor an exact value.
     """
     scores = {}
     for name, candidate in candidates.items():
-        logits, _ = candidate.predict(validation)
-        scores[name] = validation_score(logits, validation(candidate.members[0].network.settings))
+        logits, values = candidate.predict(validation)
+        scores[name] = validation_score(logits, values, validation(candidate.members[0].network.settings))
     best = max(scores, key=lambda name: -math.inf if math.isnan(scores[name]) else scores[name])
     if math.isnan(scores[best]):
         raise ModelError(
             "PFL-M04",
-            "The validation fold has no classification task with both classes, so nothing can be chosen. "
+            "The validation fold has neither a classification task with both classes nor an exact regression value, "
+            "so nothing can be chosen. "
             "Prepare more compounds, or name another fold (partner.toml: folds.validation).",
         )
     return best, scores[best]

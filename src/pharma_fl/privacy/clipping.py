@@ -4,6 +4,10 @@ For a linear layer seen once per record the gradient of record ``i`` is the oute
 ``a_i`` and its back-propagated ``d_i``, so its squared norm is ``(|a_i|^2 + 1) |d_i|^2`` with a bias. One
 forward and one backward of data gradients therefore give exact norms; scaling each ``d_i`` by its clip
 coefficient and forming the ordinary weight products gives the clipped sum.
+
+Weights come from the coordinator, who may choose them to break the arithmetic. Norms are therefore taken in
+float64, where the square of no float32 under- or overflows, and a record with numbers that no training makes
+contributes nothing: what its products round to would no longer be near what its norm says.
 """
 
 from __future__ import annotations
@@ -18,6 +22,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from pharma_fl.errors import PrivacyError
 
+_LARGEST_INPUT = 1e6
+_LARGEST_NORM = 1e12
+
 
 def clipped_gradients(
     network: nn.Module, record_losses: Callable[[], Tensor], clipping_norm: float
@@ -28,24 +35,26 @@ def clipped_gradients(
     `clipping_norm`; adding or removing one record moves the sum by at most that much (relative rounding
     error of float32, about 1e-6, excepted).
 
-    ============================  ======================================
-    a record's gradient           its contribution
-    ============================  ======================================
-    norm 0                        0
-    norm n < clipping_norm        unchanged
-    norm n > clipping_norm        scaled by ``clipping_norm / (n + 1e-6)``
-    infinite or NaN anywhere      0
-    ============================  ======================================
+    ====================================  ===============================
+    a record's gradient                   its contribution
+    ====================================  ===============================
+    norm n <= clipping_norm               unchanged
+    norm n > clipping_norm                scaled by ``clipping_norm / n``
+    infinite or NaN anywhere              0
+    norm above 1e12                       0
+    a layer's input of norm above 1e6     0
+    ====================================  ===============================
 
     Parameters
     ----------
     network : Module
-        Its layers with parameters are `nn.Linear`, or have ``squared_norms(input)`` and
-        ``gradient_sums(input, backprops)``; each is called at most once in a forward.
+        Its layers with parameters are `nn.Linear`, or have a bias, ``squared_norms(input)`` (float64) and
+        ``gradient_sums(input, backprops)``, finite for finite backprops; each is called at most once in a
+        forward.
     record_losses : callable
         Runs the forward and returns float32 (b,): each entry depends on its own record alone.
     clipping_norm : float
-        Positive; infinity clips nothing but still drops records that are not finite.
+        Positive; infinity clips nothing but still drops the records of the last three lines.
 
     Returns
     -------
@@ -85,25 +94,17 @@ def clipped_gradients(
     names = list(seen)
     found = torch.autograd.grad(losses.sum(), [seen[name][1] for name in names], allow_unused=True)
     backprops = {name: grad.detach() for name, grad in zip(names, found, strict=True) if grad is not None}
-    coefficients = _coefficients(
-        sum(
-            (_squared_norms(layers[name], seen[name][0]) * d.square().sum(1) for name, d in backprops.items()),
-            start=losses.new_zeros(len(losses)),
-        ).detach(),
-        clipping_norm,
-    )
-    kept = coefficients.gt(0).unsqueeze(1)
+    inputs = {name: _squared_norms(layers[name], seen[name][0]).detach() for name in backprops}
+    squares = torch.stack([inputs[name] * _row_norms(d).square() for name, d in backprops.items()]).sum(0)
+    # Comparisons with NaN are false, so what is not finite is not kept.
+    kept = (squares <= _LARGEST_NORM**2) & torch.stack([n <= _LARGEST_INPUT**2 for n in inputs.values()]).all(0)
+    coefficients = torch.where(kept, torch.clamp(clipping_norm / squares.sqrt(), max=1.0), 0.0)
+    kept, coefficients = kept.unsqueeze(1), coefficients.to(losses.dtype).unsqueeze(1)
     for name, d in backprops.items():
-        scaled = torch.where(kept, d * coefficients.unsqueeze(1), 0.0)
+        scaled = torch.where(kept, d * coefficients, 0.0)
         for key, value in _gradient_sums(layers[name], seen[name][0], scaled, kept).items():
             gradients[f"{name}.{key}"] = value
     return gradients
-
-
-def _coefficients(squared_norms: Tensor, clipping_norm: float) -> Tensor:
-    norms = squared_norms.sqrt()
-    factors = torch.clamp(clipping_norm / (norms + 1e-6), max=1.0)
-    return torch.where(torch.isfinite(norms), factors, 0.0)
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -127,10 +128,15 @@ def _layers(network: nn.Module) -> dict[str, nn.Module]:
 
 def _squared_norms(layer: nn.Module, inputs: Any) -> Tensor:
     if type(layer) is nn.Linear:
-        norms: Tensor = inputs.detach().square().sum(1)
+        norms = _row_norms(inputs).square()
         return norms + 1 if layer.bias is not None else norms
     squared: Tensor = layer.squared_norms(inputs)  # type: ignore[operator]
     return squared + 1
+
+
+def _row_norms(rows: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(rows.detach(), dim=1, dtype=torch.float64)
+    return norms
 
 
 def _gradient_sums(layer: nn.Module, inputs: Any, backprops: Tensor, kept: Tensor) -> dict[str, Tensor]:

@@ -120,6 +120,8 @@ class Ledger:
             ``PFL-P11`` the round was charged before; it is never run twice on one charge. ``PFL-P14`` the
             run began with another plan: composition is proved for parameters fixed in advance.
         """
+        # Pricing may take seconds the first time. Done here it is remembered, and the lock below is held briefly.
+        epsilon((*self.charges(), plan.round_charge), budget.delta)
         with self._transaction() as connection:
             entries = _read(connection)
             _check_plan(entries, run, plan)
@@ -161,6 +163,22 @@ class Ledger:
         """
         if not _find(self.entries(), run, round_number, "reserved"):
             raise _unknown(run, round_number)
+
+    def check_new(self, *, run: str) -> None:
+        """Check that a run without private state has not had any: a stored reply implies stored heads.
+
+        Raises
+        ------
+        PrivacyError
+            ``PFL-P16`` the ledger has a released round of the run.
+        """
+        if any(entry.run == run and entry.kind == "released" for entry in self.entries()):
+            raise PrivacyError(
+                "PFL-P16",
+                f"The ledger proves rounds of run {run}, but the partner's state is missing or of another run. "
+                "Restore the state folder from a backup, and give each federation one of its own "
+                "(partner.toml: state).",
+            )
 
     def affordable_rounds(self, plan: PrivacyPlan, budget: BudgetSettings) -> int:
         """Return how many rounds of `plan`, at most its own number, the budget still covers."""
@@ -224,18 +242,20 @@ def _read(connection: sqlite3.Connection) -> tuple[Entry, ...]:
     entries = []
     previous = _GENESIS
     for number, row in enumerate(connection.execute("SELECT * FROM entries ORDER BY seq"), start=1):
-        fields = dict(row)
-        stored = fields.pop("hash")
-        entry = Entry(**fields)
-        if entry.seq != number or entry.previous != previous or entry.hash != stored:
+        entry = _entry(row)
+        if entry.seq != number or entry.previous != previous or entry.hash != row["hash"]:
             raise PrivacyError(
                 "PFL-P12",
                 f"Ledger entry {number} does not fit the chain: it was changed, removed or inserted. "
                 "Nothing more is spent. Restore the ledger from a backup and find out who wrote to it.",
             )
         entries.append(entry)
-        previous = stored
+        previous = entry.hash
     return tuple(entries)
+
+
+def _entry(row: sqlite3.Row) -> Entry:
+    return Entry(**{name: row[name] for name in row.keys() if name != "hash"})  # noqa: SIM118 - a Row's own iterator gives values
 
 
 def _append(
@@ -269,6 +289,12 @@ def _append(
     names = ", ".join(row)
     places = ", ".join(f":{name}" for name in row)
     connection.execute(f"INSERT INTO entries ({names}) VALUES ({places})", row)  # noqa: S608 - names are our fields
+    kept = connection.execute("SELECT * FROM entries WHERE seq = ?", (entry.seq,)).fetchone()
+    if _entry(kept).hash != entry.hash:
+        # A value that SQLite stores as another one would break the chain for every later reader.
+        raise PrivacyError(
+            "PFL-P12", "The ledger cannot hold this entry as it is. Nothing was written; ask for another plan."
+        )
 
 
 def _check_plan(entries: tuple[Entry, ...], run: str, plan: PrivacyPlan) -> None:

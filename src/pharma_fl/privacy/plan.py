@@ -7,7 +7,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pharma_fl.config.base import Settings
-from pharma_fl.config.federation import PrivacySettings, Probability, TrainingSettings
+from pharma_fl.config.federation import (
+    MOST_STEPS,
+    ClippingNorm,
+    PrivacySettings,
+    Probability,
+    SampleRate,
+    TrainingSettings,
+)
 from pharma_fl.privacy.accountant import Charge, calibrate_noise, epsilon
 
 
@@ -40,9 +47,9 @@ class PrivacyPlan(Settings):
     """
 
     mechanism: Literal["dp-sgd", "none"] = "dp-sgd"
-    sample_rate: Annotated[float, Field(gt=0, le=1)]
+    sample_rate: SampleRate
     noise_multiplier: Annotated[float, Field(ge=0)]
-    clipping_norm: Annotated[float, Field(gt=0)]
+    clipping_norm: ClippingNorm
     expected_batch: Annotated[float, Field(gt=0)]
     delta: Probability
     rounds: Annotated[int, Field(ge=1, le=100_000)]
@@ -54,6 +61,12 @@ class PrivacyPlan(Settings):
     def _noise_fits(self) -> Self:
         if self.protected != (self.noise_multiplier > 0):
             raise ValueError('expected noise_multiplier > 0 with mechanism "dp-sgd", and 0 with "none"')
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_priced(self) -> Self:
+        if self.rounds * self.steps_per_round > MOST_STEPS:
+            raise ValueError(f"expected rounds * steps_per_round <= {MOST_STEPS:,}")
         return self
 
     @property
