@@ -199,7 +199,8 @@ def test_an_array_of_objects_is_not_unpickled(folder):
 @pytest.mark.parametrize(
     "change",
     [
-        {"format_version": 2},
+        {"format_version": 1},
+        {"data_derived_assays": None},
         {"format": "x"},
         {"sizes": {}},
         {"sizes": None},
