@@ -204,6 +204,11 @@ def test_a_budget_lasts_as_long_as_it_says(tmp_path):
         train_round(partner, a_request(affordable + 1))
 
 
+def test_epsilon_is_reported_at_the_partners_delta(tmp_path):
+    partner = a_partner(tmp_path)
+    assert train_round(partner, a_request(plan=a_plan(delta=0.5))).epsilon_spent == epsilon([Charge(0.5, 4.0, 2)], 1e-5)
+
+
 def test_the_policy_comes_first(tmp_path):
     partner = a_partner(tmp_path, policy={"min_noise_multiplier": 6.0})
     with pytest.raises(PolicyViolation):

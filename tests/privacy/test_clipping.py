@@ -275,3 +275,31 @@ def test_a_dropped_record_leaves_no_trace_of_its_bits():
     assert all(torch.equal(v, torch.zeros_like(v)) for v in found.values())
     with pytest.raises(ValidationError, match="input_scale"):
         ModelSettings(input_scale=1e100)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 9, 17, 33, 64, 65])
+def test_weights_that_cancel_do_not_tell_how_many_records_there_are(n):
+    """What is left of a - a is rounding alone, and an ordinary matrix product rounds by the size of the batch."""
+    records = make_records(n, class_tasks=0, value_tasks=1, seed=3, label_rate=1.0)
+    records.censor.data[:] = 0
+    network = network_for(records, hidden=(512, 512))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        half = torch.randn((512, 256), generator=generator) * 1e8
+        network.trunk.middle[0].weight.copy_(torch.cat([half, -half.flip(1)], 1))
+        network.trunk.input.bias.fill_(100.0)
+        network.head.weight.fill_(0.1)
+    whole = clipped(network, records, range(n), 1.0)
+    assert size(whole) > 0.5
+    for removed in {0, n // 2, n - 1}:
+        without = clipped(network, records, [row for row in range(n) if row != removed], 1.0)
+        assert distance(whole, without) <= 1 + 1e-5
+
+
+def test_a_layer_whose_input_is_too_large_for_exact_products_drops_the_record():
+    records = make_records(4, seed=1, label_rate=1.0)
+    network = network_for(records, activation="relu")
+    network.trunk.input.scale = 1e7
+    with torch.no_grad():
+        network.trunk.input.weight.mul_(1e-7)
+    assert size(clipped(network, records, range(4), 1.0)) == 0.0

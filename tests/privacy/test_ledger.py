@@ -2,6 +2,7 @@
 
 import multiprocessing
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,16 @@ def test_the_round_that_would_overspend_is_refused_and_costs_nothing(tmp_path):
         spend(ledger, [affordable + 1])
     assert ledger.entries() == before
     assert ledger.epsilon(1e-5) <= BUDGET.epsilon
+
+
+def test_the_partners_delta_counts_and_not_the_plans(tmp_path):
+    ledger = Ledger(tmp_path / "l.sqlite")
+    lax = a_plan(delta=0.5)
+    affordable = ledger.affordable_rounds(a_plan(), BUDGET)
+    assert ledger.affordable_rounds(lax, BUDGET) == affordable < lax.rounds
+    spend(ledger, range(1, affordable + 1), lax)
+    with pytest.raises(BudgetExceeded):
+        spend(ledger, [affordable + 1], lax)
 
 
 def test_a_round_is_charged_once(tmp_path):
@@ -128,6 +139,22 @@ def test_an_entry_that_the_table_would_change_is_not_written(tmp_path):
 def test_every_commit_waits_for_the_disk(tmp_path):
     with Ledger(tmp_path / "l.sqlite")._connect() as connection:
         assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+
+
+def test_a_forged_entry_needs_all_later_hashes_too(tmp_path):
+    path = tmp_path / "l.sqlite"
+    spend(Ledger(path), [1, 2])
+    first, second = Ledger(path).entries()
+    forged = replace(first, noise_multiplier=50.0)
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TRIGGER no_update")
+    connection.execute("UPDATE entries SET noise_multiplier = 50, hash = ? WHERE seq = 1", (forged.hash,))
+    connection.execute("UPDATE entries SET previous = ? WHERE seq = 2", (forged.hash,))
+    connection.commit()
+    connection.close()
+    assert second.hash != replace(second, previous=forged.hash).hash
+    with pytest.raises(PrivacyError, match="PFL-P12"):
+        Ledger(path).entries()
 
 
 def test_a_file_that_is_no_ledger_is_refused(tmp_path):

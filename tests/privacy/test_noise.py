@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import secrets
 
 import numpy as np
 import pytest
@@ -85,3 +86,10 @@ def test_poisson_sampling_has_its_law():
 def test_an_empty_sample_is_possible():
     assert len(poisson_sample(SystemNoise(), records=0, sample_rate=0.5)) == 0
     assert len(poisson_sample(SystemNoise(), records=5, sample_rate=1.0)) == 5
+
+
+def test_the_key_has_256_bits(monkeypatch):
+    asked = []
+    monkeypatch.setattr(secrets, "randbits", lambda bits: asked.append(bits) or 7)
+    SystemNoise()
+    assert asked == [256]
