@@ -21,14 +21,20 @@ def a_task(column, kind, **changes):
         "task": f"{kind}-{column}",
         "kind": kind,
         "column": column,
-        "input_assay_id": column + 1,
+        "assay": str(column + 1),
         "assay_type": "ADME",
         "direction": "high" if kind == "classification" else "",
         "threshold": 0.0 if kind == "classification" else None,
+        "threshold_method": "expert" if kind == "classification" else "",
         "auxiliary": False,
         "data_derived": False,
+        "catalog_task_id": None,
         "training_weight": 1.0,
+        "quorum_type": "ADME",
+        "training_quorum": True,
         "evaluate": True,
+        "quorum_weight": 1.0,
+        "censored_weight": 1.0 if kind == "regression" else None,
     }
     return Task(**(facts | changes))
 
@@ -60,7 +66,7 @@ def a_partner(folder, name="north", *, n=150, bits=96, seed=0, data_derived=(), 
         folds=(np.arange(n) % 5 if folds is None else np.asarray(folds)).astype(np.int8),
         compounds=pd.DataFrame({"row": range(n)}),
         tasks=[*(a_task(column, "classification") for column in range(classes)), a_task(0, "regression")],
-        manifest={"data_derived_assays": list(data_derived)},
+        manifest={"data_derived_assays": [str(one) for one in data_derived]},
     )
     content = {"name": name, "budget": {"epsilon": 5.0, "delta": 1e-5}} | settings
     content["policy"] = {"report_budget": True} | settings.get("policy", {})

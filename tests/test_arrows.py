@@ -31,7 +31,9 @@ HOMES = {
     "torch": {"model", "privacy", "messages", "clients", "strategies", "evaluation", "cli"},
     "opacus": {"privacy"},
     "dp_accounting": {"privacy"},
-    "sqlite3": {"privacy"},
+    "sqlite3": {"privacy", "data"},
+    "pyarrow": {"data"},
+    "pebble": {"data"},
     "typer": {"cli"},
     "matplotlib": {"tracking"},
 }

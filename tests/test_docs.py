@@ -1,6 +1,7 @@
 """The docs name what the code has, and nothing else."""
 
 import re
+import typing
 
 import pytest
 from tests.conftest import PROJECT
@@ -34,9 +35,16 @@ def test_a_file_that_is_linked_exists(path):
 def keys(model):
     for name, field in model.model_fields.items():
         yield name
-        inner = field.annotation
-        if isinstance(inner, type) and hasattr(inner, "model_fields"):
+        for inner in models_in(field.annotation):
             yield from keys(inner)
+
+
+def models_in(annotation):
+    """Yield the settings models that an annotation names, also inside unions and containers."""
+    if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from models_in(inner)
 
 
 @pytest.mark.parametrize("model", [Federation, Partner])

@@ -1,6 +1,7 @@
 """Commands on bad input: one clear error, exit code 2, and nothing lost."""
 
 import json
+from importlib.resources import files
 
 import pytest
 from tests.partners import a_partner
@@ -25,6 +26,7 @@ def partner(tmp_path):
     (tmp_path / "T1.csv").write_text(T1)
     (tmp_path / "T2.csv").write_text(T2)
     (tmp_path / "consortium.key").write_text("secret\n")
+    (tmp_path / "consortium.key").chmod(0o600)
     (tmp_path / "partner.toml").write_text('name = "north"\n[budget]\nepsilon = 1.0\n')
     return tmp_path
 
@@ -76,6 +78,64 @@ def test_an_unparsable_smiles_goes_to_the_side_file(partner):
     assert "6,C(C,unparsable" in (partner / "data" / "failed_structures.csv").read_text()
 
 
+def test_the_manifest_for_others_is_printed_and_holds_nothing_of_the_data(partner):
+    result = call("prepare", partner / "partner.toml", "--workers", 1, "--manifest")
+    shown = json.loads(result.stdout)
+    assert shown == json.loads((partner / "data" / "agreement.json").read_text())
+    assert "north" not in result.stdout
+    assert call("agree", partner / "data", partner / "data" / "agreement.json").exit_code == 0
+
+
+def test_what_is_exported_can_be_imported(partner):
+    quorum = files("pharma_fl.data").joinpath("rules.toml").read_text()
+    for key in ("training.actives", "training.inactives"):
+        quorum = quorum.replace(f"{key} = 25", f"{key} = 1")
+    (partner / "rules.toml").write_text(quorum.replace("least_spread = 1e-12", "least_spread = 0.0"))
+    (partner / "partner.toml").write_text('name = "north"\nrules = "rules.toml"\n[budget]\nepsilon = 1.0\n')
+    rows = [
+        f"{n},C{'C' * (n % 40)}c1c{'n' if n % 2 else 'c'}cc(CC{'C' * (n // 40)}O)c1C1CC{'C' * (n % 7)}1"
+        for n in range(1, 121)
+    ]
+    (partner / "T2.csv").write_text("input_compound_id,smiles\n" + "\n".join(rows) + "\n")
+    (partner / "T1.csv").write_text(
+        "input_compound_id,input_assay_id,standard_qualifier,standard_value\n"
+        + "".join(f"{n},1,=,{1 if n % 3 else -1}\n" for n in range(1, 121))
+    )
+    exported = call("prepare", partner / "partner.toml", "--workers", 2, "--export", "tuner")
+    assert exported.exit_code == 0, exported.exception
+    assert (partner / "data-tuner" / "matrices" / "wo_aux" / "cls" / "cls_T10_y.npz").exists()
+    (partner / "other.toml").write_text('name = "south"\ndata = "imported"\n[budget]\nepsilon = 1.0\n')
+    imported = call(
+        "prepare",
+        partner / "other.toml",
+        "--workers",
+        1,
+        "--import",
+        "tuner",
+        "--from",
+        partner / "data-tuner",
+        "--json",
+    )
+    assert json.loads(imported.stdout)["sizes"]["class_labels"] > 100
+    assert json.loads(imported.stdout)["data_derived_assays"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--import", "tuner"),
+        ("--from", "."),
+        ("--to", "x"),
+        ("--public-tasks",),
+        ("--import", "tuner", "--from", ".", "--manifest"),
+        ("--import", "tuner", "--from", ".", "--export", "tuner"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(partner, options):
+    result = call("prepare", partner / "partner.toml", "--workers", 1, *options)
+    assert result.exception.code == "PFL-C11"
+
+
 def test_a_truncated_matrix_is_named(partner):
     assert prepare(partner).exit_code == 0
     path = partner / "data" / "x_indices.npy"
@@ -110,7 +170,7 @@ def test_report_without_a_demo(tmp_path):
     assert "PFL-D20" in str(call("report", tmp_path).exception)
 
 
-@pytest.mark.parametrize("command", ["demo", "prepare", "simulate", "budget", "report"])
+@pytest.mark.parametrize("command", ["demo", "key", "prepare", "describe", "agree", "simulate", "budget", "report"])
 def test_every_command_explains_itself_with_an_example(command):
     result = call(command, "--help")
     assert result.exit_code == 0

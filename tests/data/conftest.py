@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pharma_fl.config import Partner
+from pharma_fl.data.compounds import looked_up
+from pharma_fl.data.molecules import Recipe
+from pharma_fl.data.probe import probe_molecules
+from pharma_fl.data.structure_cache import FILE, StructureCache
 
 T0_HEADER = (
     "input_assay_id,assay_type,use_in_regression,is_binary,expert_threshold_1,expert_threshold_2,"
@@ -55,8 +60,17 @@ def vectors(shared_data: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def probe_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The probe's structures, worked out once for all tests."""
+    folder = tmp_path_factory.mktemp("probe")
+    with StructureCache(folder, Recipe()) as cache:
+        looked_up([one.smiles for one in probe_molecules()], cache, Recipe(), workers=2)
+    return folder / FILE
+
+
 @pytest.fixture
-def make_partner(tmp_path: Path) -> Callable[..., Partner]:
+def make_partner(tmp_path: Path, probe_cache: Path) -> Callable[..., Partner]:
     """Write a partner's files and load it; any of them can be replaced."""
 
     def make(
@@ -64,6 +78,10 @@ def make_partner(tmp_path: Path) -> Callable[..., Partner]:
     ) -> Partner:
         for name, text in (("T0.csv", t0), ("T1.csv", t1), ("T2.csv", t2), ("consortium.key", key)):
             (tmp_path / name).write_text(text, encoding="utf-8")
+        (tmp_path / "consortium.key").chmod(0o600)
+        if not (tmp_path / "cache").exists():
+            (tmp_path / "cache").mkdir()
+            shutil.copy(probe_cache, tmp_path / "cache" / FILE)
         path = tmp_path / "partner.toml"
         path.write_text(f'name = "alpha"\n{toml}\n[budget]\nepsilon = 8.0\n', encoding="utf-8")
         return Partner.load(path)

@@ -6,9 +6,10 @@ from collections import Counter
 
 import pytest
 
+from pharma_fl.config import TunerTables
 from pharma_fl.data.b3db import read_b3db, write_partner_tables
 from pharma_fl.data.folds import fold_of, murcko_scaffold
-from pharma_fl.data.tables import read_tables
+from pharma_fl.data.tables import read_tuner_tables
 from pharma_fl.errors import DataError
 
 SECRET = b"pharma-fl-demo"
@@ -29,8 +30,8 @@ def written(installed, tmp_path_factory):
     return folder, write_partner_tables(folder, NAMES, SECRET)
 
 
-def tables_of(folder, name):
-    return read_tables(*([folder / name / f"T{number}.csv"] for number in range(3)))
+def tables_of(folder, name, spool):
+    return read_tuner_tables(TunerTables(), lambda file: folder / name / file, spool / name)
 
 
 def test_all_compounds_are_read(installed):
@@ -42,14 +43,14 @@ def test_all_compounds_are_read(installed):
     assert data["smiles"][7807] == "CC(=O)O[C@@H](CC(=O)[O-])C[N+](C)(C)C"
 
 
-def test_the_tables_are_good_and_hold_every_compound_once(written):
+def test_the_tables_are_good_and_hold_every_compound_once(written, tmp_path):
     folder, counts = written
     seen = []
     for count in counts:
-        tables = tables_of(folder, count.name)
-        seen.extend(tables.structures["input_compound_id"])
+        tables = tables_of(folder, count.name, tmp_path)
+        seen.extend(int(text) for text in tables.structures.texts["compound"].between(0, count.compounds))
         assert len(tables.structures) == count.compounds == count.crossing + count.not_crossing
-        assert (tables.activities["input_assay_id"] == 2).sum() == count.logbb
+        assert (tables.activities["assay"] == 1).sum() == count.logbb
         assert tables.assays["expert_threshold_1"].tolist()[1] == -1
         assert tables.assays["expert_threshold_2"].tolist()[1] == 0
     assert sorted(seen) == list(range(1, 7983))

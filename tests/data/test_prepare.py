@@ -7,16 +7,18 @@ import sys
 
 import numpy as np
 import pytest
+from tests.data.conftest import T2
 
-from pharma_fl.config import StructureSettings
-from pharma_fl.data.fingerprints import bit_permutation, bit_positions
-from pharma_fl.data.folds import fold_of, fold_scaffold
+from pharma_fl.data.fingerprints import bit_permutation, bit_positions, count_bits
+from pharma_fl.data.folds import fold_of, fold_scaffold, lsh_bits
+from pharma_fl.data.keys import Keys
 from pharma_fl.data.matrices import PreparedData
-from pharma_fl.data.molecules import molecules
-from pharma_fl.data.prepare import compound_id, prepare
+from pharma_fl.data.molecules import compound_id
+from pharma_fl.data.prepare import prepare
 from pharma_fl.errors import DataError
 
 SECRET = b"secret of the tests"
+KEYS = Keys.derive(SECRET, "hkdf")
 KEPT = {
     "CC(=O)Oc1ccccc1C(=O)O": "1",
     "CCO": "2",
@@ -42,18 +44,18 @@ def test_one_row_a_structure(prepared):
     compounds = rows_of(data.folder / "compounds.csv")
     assert {one["smiles"]: one["input_compound_ids"] for one in compounds} == KEPT
     assert [one["row"] for one in compounds] == [str(row) for row in range(len(KEPT))]
-    assert [one["compound_id"] for one in compounds] == sorted(compound_id(smiles) for smiles in KEPT)
+    assert [one["compound_id"] for one in compounds] == sorted(compound_id(smiles).hex() for smiles in KEPT)
 
 
 def test_bits_and_folds_are_those_of_each_structure(prepared):
     partner, _, data = prepared
-    permutation = bit_permutation(SECRET, 32_000)
+    permutation = bit_permutation(KEYS.permutation, 32_000)
     x = data.x()
     assert x.shape == (4, 32_000)
     for row, one in enumerate(rows_of(data.folder / "compounds.csv")):
-        expected = bit_positions(one["smiles"], partner.structures, permutation)
+        expected = bit_positions(one["smiles"], partner.fingerprint, permutation)
         assert x.indices[x.indptr[row] : x.indptr[row + 1]].tolist() == expected.tolist()
-        assert data.folds[row] == fold_of(fold_scaffold(one["smiles"]), SECRET, 5)
+        assert data.folds[row] == fold_of(fold_scaffold(one["smiles"]), KEYS.folds, 5)
 
 
 def test_labels_and_values_are_where_they_belong(prepared):
@@ -101,11 +103,11 @@ def test_counts_add_up_and_side_files_hold_what_was_dropped(prepared):
     for kind in ("structures", "activities", "labels"):
         assert counts[kind]["read"] == counts[kind]["kept"] + sum(counts[kind]["dropped"].values())
     assert rows_of(data.folder / "failed_structures.csv") == [
-        {"input_compound_id": "6", "smiles": "not a molecule", "reason": "unparsable"},
-        {"input_compound_id": "7", "smiles": "CCN", "reason": "no_usable_activity"},
-        {"input_compound_id": "8", "smiles": "CCCC", "reason": "not_measured"},
+        {"compound": "6", "smiles": "not a molecule", "reason": "unparsable"},
+        {"compound": "7", "smiles": "CCN", "reason": "no_usable_activity"},
+        {"compound": "8", "smiles": "CCCC", "reason": "not_measured"},
     ]
-    assert [(one["input_compound_id"], one["reason"]) for one in rows_of(data.folder / "failed_activities.csv")] == [
+    assert [(one["compound"], one["reason"]) for one in rows_of(data.folder / "failed_activities.csv")] == [
         ("6", "structure_failed"),
         ("7", "not_plus_minus_one"),
     ]
@@ -120,8 +122,8 @@ def test_ambiguous_labels_are_listed(make_partner):
     manifest = prepare(partner)
     lost = rows_of(partner.path("data") / "ambiguous_labels.csv")
     assert [(one["compound_id"], one["threshold"], one["censor"]) for one in lost] == [
-        (compound_id("CC(=O)Oc1ccccc1C(=O)O"), "5.5", "-1"),
-        (compound_id("CC(=O)Oc1ccccc1C(=O)O"), "6.0", "-1"),
+        (compound_id("CC(=O)Oc1ccccc1C(=O)O").hex(), "5.5", "-1"),
+        (compound_id("CC(=O)Oc1ccccc1C(=O)O").hex(), "6.0", "-1"),
     ]
     assert manifest["counts"]["labels"] == {"read": 6, "kept": 4, "dropped": {"ambiguous": 2}}
 
@@ -130,18 +132,25 @@ def test_the_manifest_names_versions_settings_and_never_the_key(prepared):
     partner, manifest, data = prepared
     assert set(manifest["versions"]) == {"pharma_fl", "rdkit", "numpy"}
     assert manifest["settings"]["structures"] == partner.structures.model_dump()
-    assert set(manifest["digests"]) == {"structures", "fingerprints", "folds", "activities"}
+    assert manifest["settings"]["fingerprint"] == partner.fingerprint.model_dump()
     for path in data.folder.iterdir():
-        assert SECRET not in path.read_bytes()
+        content = path.read_bytes()
+        assert not any(key in content for key in (SECRET, KEYS.permutation, KEYS.folds, KEYS.probe))
     data.verify()
 
 
-def test_digests_show_which_step_differs(make_partner):
-    plain = prepare(make_partner())["digests"]
-    other_bits = prepare(make_partner(toml="[structures]\nbits = 2048"))["digests"]
-    other_key = prepare(make_partner(key="another"))["digests"]
-    assert {name for name in plain if plain[name] != other_bits[name]} == {"fingerprints"}
-    assert {name for name in plain if plain[name] != other_key[name]} == {"fingerprints", "folds"}
+def test_the_agreement_shows_which_step_differs(make_partner):
+    def digests(**changes):
+        partner = make_partner(**changes)
+        prepare(partner)
+        shared = json.loads((partner.path("data") / "agreement.json").read_text())
+        return {step: facts["digest"] for step, facts in shared["steps"].items()}
+
+    plain = digests()
+    other_bits = digests(toml="[fingerprint]\nbits = 2048")
+    assert {name for name in plain if plain[name] != other_bits[name]} == {"fingerprint"}
+    other_rules = digests(toml='[structures]\ntautomer_rules = "v2"')
+    assert {name for name in plain if plain[name] != other_rules[name]} == {"structures"}
 
 
 def test_another_key_gives_other_bits(make_partner):
@@ -184,11 +193,14 @@ def test_a_failing_prepare_leaves_the_old_data(prepared, make_partner):
 def test_a_failure_while_writing_leaves_the_old_data(prepared, make_partner, monkeypatch):
     partner, _, _ = prepared
     before = {path.name: path.read_bytes() for path in partner.path("data").iterdir()}
-    monkeypatch.setattr("pharma_fl.data.writing.write_tasks", lambda path, tasks: path.rename("/nowhere/at all"))
+    # The package exports the function under the module's name.
+    module = sys.modules["pharma_fl.data.prepare"]
+    monkeypatch.setattr(module, "write_tasks", lambda path, tasks: path.rename("/nowhere/at all"))
     with pytest.raises(FileNotFoundError):
         prepare(make_partner(key="another"))
     assert {path.name: path.read_bytes() for path in partner.path("data").iterdir()} == before
-    assert not list(partner.path("data").parent.glob(".data.*"))
+    assert not list(partner.path("data").parent.glob(".data.*.part"))
+    assert not list(partner.path("cache").glob("spool-*"))
 
 
 def test_nothing_left_is_an_error_that_says_why(make_partner):
@@ -233,33 +245,96 @@ def test_an_assay_without_data_keeps_its_tasks(make_partner):
     assert data.y_regr().nnz == 0
 
 
-def test_processes_give_what_one_process_gives():
-    smiles = ["C" * length + "O" for length in range(1, 66)] + ["garbled"]
-    settings = StructureSettings(bits=512)
+def test_equal_smiles_are_standardised_once(make_partner):
     seen = []
-    alone = molecules(smiles, settings, progress=lambda done, total: seen.append((done, total)))
-    many = molecules(smiles, settings, workers=2)
-    assert [(one.smiles, one.scaffold, one.reason, one.raw_bits.tolist()) for one in alone] == [
-        (one.smiles, one.scaffold, one.reason, one.raw_bits.tolist()) for one in many
-    ]
-    assert seen == [(64, 66), (66, 66)]
-    assert alone[-1].reason == "unparsable"
-
-
-def test_equal_smiles_are_standardised_once(make_partner, monkeypatch):
-    asked = []
-
-    def counted(texts, settings, **rest):
-        asked.extend(texts)
-        return molecules(texts, settings, **rest)
-
-    # The package exports the function under the module's name.
-    monkeypatch.setattr(sys.modules["pharma_fl.data.prepare"], "molecules", counted)
     t2 = "input_compound_id,smiles\n" + "".join(f"{number},CCO\n" for number in range(1, 9))
-    partner = make_partner(t2=t2)
-    manifest = prepare(partner)
-    assert asked == ["CCO"]
+    manifest = prepare(make_partner(t2=t2), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 1)]
     assert manifest["sizes"]["compounds"] == 1
+
+
+def test_what_was_done_is_not_done_again_and_new_compounds_change_nothing(make_partner):
+    def files(partner):
+        return {path.name: path.read_bytes() for path in partner.path("data").iterdir()}
+
+    seen = []
+    partner = make_partner()
+    prepare(partner)
+    first = files(partner)
+    prepare(partner, progress=lambda done, total: seen.append((done, total)))
+    assert files(partner) == first
+    assert not seen
+    more = make_partner(
+        t1=(partner.path("T1.csv").read_text() + "9,2,=,8\n"), t2=(partner.path("T2.csv").read_text() + "9,OCCCN\n")
+    )
+    before = {one["compound_id"]: one["smiles"] for one in rows_of(partner.path("data") / "compounds.csv")}
+    prepare(more, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 1)]
+    after = {one["compound_id"]: one["smiles"] for one in rows_of(more.path("data") / "compounds.csv")}
+    assert before.items() < after.items()
+    assert set(after.values()) - set(before.values()) == {"NCCCO"}
+
+
+@pytest.mark.parametrize(
+    "settings", ['kind = "fcfp"', "radius = 2", "bits = 1024", "counts = true"], ids=lambda text: text.split()[0]
+)
+def test_another_fingerprint_reuses_the_structures(make_partner, settings):
+    partner = make_partner()
+    prepare(partner)
+    seen = []
+    partner = make_partner(toml=f"[fingerprint]\n{settings}")
+    prepare(partner, progress=lambda done, total: seen.append((done, total)))
+    assert not seen
+    data = PreparedData.open(partner.path("data"))
+    x = data.x()
+    assert x.dtype == (np.uint16 if "counts" in settings else np.int8)
+    permutation = bit_permutation(KEYS.permutation, partner.fingerprint.bits)
+    for row, one in enumerate(rows_of(data.folder / "compounds.csv")):
+        bits, counts = count_bits(one["smiles"], partner.fingerprint)
+        expected = dict(zip(permutation[bits].tolist(), counts.tolist(), strict=True))
+        found = dict(
+            zip(
+                x.indices[x.indptr[row] : x.indptr[row + 1]].tolist(),
+                x.data[x.indptr[row] : x.indptr[row + 1]].tolist(),
+                strict=True,
+            )
+        )
+        assert found == (expected if "counts" in settings else dict.fromkeys(expected, 1))
+
+
+def test_the_raw_secret_serves_where_tuner_is_asked_for(make_partner):
+    partner = make_partner(toml='key_scheme = "tuner"')
+    prepare(partner)
+    data = PreparedData.open(partner.path("data"))
+    permutation = bit_permutation(SECRET, 32_000)
+    x = data.x()
+    for row, one in enumerate(rows_of(data.folder / "compounds.csv")):
+        bits = bit_positions(one["smiles"], partner.fingerprint, permutation)
+        assert x.indices[x.indptr[row] : x.indptr[row + 1]].tolist() == bits.tolist()
+        assert data.folds[row] == fold_of(fold_scaffold(one["smiles"]), SECRET, 5)
+
+
+def test_lsh_folds_do_not_depend_on_the_fingerprint(make_partner):
+    partner = make_partner(toml='[folds]\nmethod = "lsh"\n[fingerprint]\nbits = 1024')
+    prepare(partner)
+    data = PreparedData.open(partner.path("data"))
+    for row, one in enumerate(rows_of(data.folder / "compounds.csv")):
+        assert data.folds[row] == fold_of(lsh_bits(one["smiles"]), KEYS.folds, 5)
+
+
+def test_temporal_folds_follow_the_earliest_date(make_partner):
+    # Acetic acid has two ids: the earlier date counts. Naphthalene has none.
+    dates = {"1": "2015-01-01", "2": "2014-12-31", "3": "", "4": "2019-06-01", "5": "2014-01-01", "6": "2015-01-01"}
+    header, *rows = T2.splitlines()
+    t2 = "\n".join([f"{header},registered", *(f"{row},{dates.get(row.split(',')[0], '')}" for row in rows)]) + "\n"
+    toml = '[tables]\ndate = "registered"\n[folds]\nmethod = "temporal"\ncount = 3\nvalidation = 1\ntest = 2\n'
+    partner = make_partner(t2=t2, toml=toml + "cutoffs = [2015-01-01, 2018-01-01]")
+    manifest = prepare(partner)
+    data = PreparedData.open(partner.path("data"))
+    folds = {one["smiles"]: int(data.folds[int(one["row"])]) for one in rows_of(data.folder / "compounds.csv")}
+    assert folds == {"CC(=O)Oc1ccccc1C(=O)O": 1, "CCO": 0, "CC(=O)O": 0}
+    assert manifest["counts"]["structures"]["dropped"]["no_date"] == 2
+    assert manifest["counts"]["activities"]["dropped"]["structure_failed"] == 3
 
 
 def test_real_assays(shared_data, make_partner):

@@ -79,7 +79,9 @@ def _prepare(out: Path, workers: int, *, every: int) -> None:
     total = sum(count.compounds for count in counts)
     say(f"1. B3DB: {total:,} measured compounds, split by scaffold family over {len(PARTNERS)} partners")
     for count in counts:
-        (out / "partners" / count.name / "consortium.key").write_bytes(steps.SECRET + b"\n")
+        key_file = out / "partners" / count.name / "consortium.key"
+        key_file.touch(mode=0o600)
+        key_file.write_bytes(steps.SECRET + b"\n")
         partner = steps.write_partner(out / "partners", count.name, {})
         with progress(f"   preparing {count.name}") as report:
             manifest = prepare(partner, workers=workers, progress=report)

@@ -9,7 +9,7 @@ import click
 import typer
 
 from pharma_fl import __version__
-from pharma_fl.cli import budget, demo, prepare, report, simulate
+from pharma_fl.cli import agree, budget, demo, describe, key, prepare, report, simulate
 from pharma_fl.cli.output import fail
 from pharma_fl.errors import PharmaFlError
 
@@ -22,7 +22,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(demo.demo)
+app.command()(key.key)
 app.command()(prepare.prepare)
+app.command()(describe.describe)
+app.command()(agree.agree)
 app.command()(simulate.simulate)
 app.command()(budget.budget)
 app.command()(report.report)

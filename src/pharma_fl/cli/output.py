@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich import box
 from rich.console import Console
@@ -13,6 +15,7 @@ from rich.table import Table
 
 console = Console(highlight=False, width=None if Console().is_terminal else 120)
 _errors = Console(stderr=True, highlight=False)
+_LINE_EVERY_S = 30
 
 
 def fail(message: str) -> None:
@@ -42,18 +45,46 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function ``(done, total)`` that shows a bar on a terminal, and one line at the end elsewhere."""
+    """Yield a function ``(done, total)`` that shows a bar with rate and remaining time on a terminal.
+
+    Elsewhere it writes a line every half minute, and nothing where all is done before.
+    """
+    if not _errors.is_terminal:
+        yield _Lines(label)
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=_errors,
         transient=True,
-        disable=not _errors.is_terminal,
     ) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(label, total=None, rate="")
+
+        def show(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
+
+        yield show
+
+
+class _Lines:
+    """Progress as plain lines."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label.strip()
+        self._begun = self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._said < _LINE_EVERY_S:
+            return
+        self._said = now
+        rate = done / (now - self._begun)
+        left = timedelta(seconds=round((total - done) / rate)) if rate else "unknown"
+        say(f"{self._label}: {done:,} of {total:,}, {rate:,.0f}/s, {left} left")
 
 
 def _plain(text: str) -> str:

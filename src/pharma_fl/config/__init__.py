@@ -2,18 +2,24 @@
 
 from pharma_fl.config.federation import Federation, ModelSettings, PrivacySettings, TrainingSettings
 from pharma_fl.config.locate import federation_file, partner_file
-from pharma_fl.config.partner import FoldSettings, Partner, PolicySettings, StructureSettings, TableSettings
+from pharma_fl.config.partner import Partner, PolicySettings
+from pharma_fl.config.preparation import FingerprintSettings, FoldSettings, StructureSettings
+from pharma_fl.config.tables import AssaySettings, LongTables, TunerTables, WideTables
 
 __all__ = [
+    "AssaySettings",
     "Federation",
+    "FingerprintSettings",
     "FoldSettings",
+    "LongTables",
     "ModelSettings",
     "Partner",
     "PolicySettings",
     "PrivacySettings",
     "StructureSettings",
-    "TableSettings",
     "TrainingSettings",
+    "TunerTables",
+    "WideTables",
     "federation_file",
     "partner_file",
 ]

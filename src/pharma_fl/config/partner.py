@@ -3,46 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
 from pharma_fl.config.base import Settings
 from pharma_fl.config.federation import Name, Probability
-
-Files = Annotated[tuple[str, ...], Field(min_length=1)]
-
-
-class TableSettings(Settings):
-    """The partner's own tables, in MELLODDY-TUNER's columns; several files of a kind are read as one."""
-
-    assays: Files = ("T0.csv",)
-    activities: Files = ("T1.csv",)
-    structures: Files = ("T2.csv",)
-
-
-class StructureSettings(Settings):
-    """How a SMILES becomes bits. Every partner of a federation must use the same values."""
-
-    max_atoms: Annotated[int, Field(ge=1)] = 100
-    """A molecule with this many heavy atoms or more, counter-ions included, goes to the side file."""
-    max_tautomers: Annotated[int, Field(ge=1)] = 256
-    radius: Annotated[int, Field(ge=0, le=8)] = 3
-    bits: Annotated[int, Field(ge=8, le=1_048_576)] = 32_000
-
-
-class FoldSettings(Settings):
-    """Keyed scaffold folds: which are held out."""
-
-    count: Annotated[int, Field(ge=3, le=64)] = 5
-    test: Annotated[int, Field(ge=0)] = 0
-    validation: Annotated[int, Field(ge=0)] = 4
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if self.test == self.validation or max(self.test, self.validation) >= self.count:
-            raise ValueError(f"expected two different folds below count = {self.count}")
-        return self
+from pharma_fl.config.preparation import FingerprintSettings, FoldSettings, StructureSettings
+from pharma_fl.config.tables import TableSettings, TunerTables
 
 
 class RegressionSettings(Settings):
@@ -80,19 +48,32 @@ class Partner(Settings):
     name: Name
     key_file: str = "consortium.key"
     """The secret that all partners share: bit permutation and folds follow from it."""
+    key_scheme: Literal["hkdf", "tuner"] = "hkdf"
+    """A sub-key for each use of the secret, or the raw secret for all of them as in MELLODDY-TUNER."""
+    rules: str | None = None
+    """A file in the place of the built-in rules for activities; equal at every partner."""
     data: str = "data"
+    cache: str = "cache"
+    """Structures that were worked out before, so that they are not worked out again."""
     state: str = "state"
     ledger: str = "ledger.sqlite"
     audit_log: str = "audit.jsonl"
     model: str = "model"
-    tables: TableSettings = TableSettings()
+    tables: TableSettings = TunerTables()
     structures: StructureSettings = StructureSettings()
+    fingerprint: FingerprintSettings = FingerprintSettings()
     folds: FoldSettings = FoldSettings()
     regression: RegressionSettings = RegressionSettings()
     budget: BudgetSettings
     policy: PolicySettings = PolicySettings()
 
     _folder: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _dated(self) -> Self:
+        if self.folds.method == "temporal" and self.tables.date is None:
+            raise ValueError("temporal folds need tables.date, the column of each compound's date")
+        return self
 
     @classmethod
     def load(cls, path: Path) -> Self:

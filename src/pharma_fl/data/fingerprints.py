@@ -10,19 +10,22 @@ import numpy.typing as npt
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
-from pharma_fl.config import StructureSettings
+from pharma_fl.config import FingerprintSettings
 from pharma_fl.data.keys import permutation_hash
 
 Positions = npt.NDArray[np.int32]
+Counts = npt.NDArray[np.uint16]
+
+_MOST = np.iinfo(np.uint16).max
 
 
-def bit_permutation(secret: bytes, bits: int) -> Positions:
+def bit_permutation(key: bytes, bits: int) -> Positions:
     """Return where each bit goes: the rank of its keyed hash among all bits.
 
     Parameters
     ----------
-    secret : bytes
-        The consortium secret.
+    key : bytes
+        The key of the permutation (`Keys.permutation`).
     bits : int
         Width of the fingerprint.
 
@@ -30,30 +33,28 @@ def bit_permutation(secret: bytes, bits: int) -> Positions:
     -------
     int32 array (bits,)
         A permutation; entry ``j`` is the new position of bit ``j``. It hides the meaning of a bit from
-        those without the secret, and nothing else.
+        those without the key, and nothing else.
     """
-    hashed = np.array([permutation_hash(secret, str(bit)) for bit in range(bits)], dtype=np.int64)
+    hashed = np.array([permutation_hash(key, str(bit)) for bit in range(bits)], dtype=np.int64)
     permutation = np.empty(bits, dtype=np.int32)
     permutation[np.argsort(hashed, kind="stable")] = np.arange(bits, dtype=np.int32)
     return permutation
 
 
-def bit_positions(molecule: Any, settings: StructureSettings, permutation: Positions | None = None) -> Positions:
-    """Return the positions of a molecule's bits.
+def count_bits(molecule: Any, settings: FingerprintSettings) -> tuple[Positions, Counts]:
+    """Return a molecule's bits, not permuted, and how often each occurs.
 
     Parameters
     ----------
     molecule : str or rdkit.Chem.Mol
         A standardised molecule. Another one is taken as it is.
-    settings : StructureSettings
-        Radius and number of bits.
-    permutation : int32 array (bits,), optional
-        From `bit_permutation`; left out, RDKit's own positions are returned.
+    settings : FingerprintSettings
+        Kind, radius and number of bits.
 
     Returns
     -------
-    int32 array (k,)
-        Sorted, each once: binary features, not counts.
+    int32 array (k,), uint16 array (k,)
+        Ascending positions, each once, and their counts.
 
     Raises
     ------
@@ -63,11 +64,25 @@ def bit_positions(molecule: Any, settings: StructureSettings, permutation: Posit
     mol = Chem.MolFromSmiles(molecule) if isinstance(molecule, str) else molecule
     if mol is None:
         raise ValueError("expected a SMILES that RDKit reads")
-    fingerprint = _generator(settings.radius, settings.bits).GetFingerprint(mol)
-    raw = np.fromiter(fingerprint.GetOnBits(), dtype=np.int32)
+    generator = _generator(settings.kind, settings.radius, settings.bits)
+    counts = sorted(generator.GetCountFingerprint(mol).GetNonzeroElements().items())
+    return (
+        np.array([position for position, _ in counts], dtype=np.int32),
+        np.array([min(count, _MOST) for _, count in counts], dtype=np.uint16),
+    )
+
+
+def bit_positions(molecule: Any, settings: FingerprintSettings, permutation: Positions | None = None) -> Positions:
+    """Return the positions of a molecule's bits: int32 (k,), ascending, each once.
+
+    Parameters and errors as `count_bits`, but with the keyed `permutation` (int32 (bits,), from
+    `bit_permutation`) the positions are those after it.
+    """
+    raw, _ = count_bits(molecule, settings)
     return raw if permutation is None else np.sort(permutation[raw])
 
 
 @lru_cache(maxsize=4)
-def _generator(radius: int, bits: int) -> Any:
-    return rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits)
+def _generator(kind: str, radius: int, bits: int) -> Any:
+    features = {"atomInvariantsGenerator": rdFingerprintGenerator.GetMorganFeatureAtomInvGen()}
+    return rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits, **(features if kind == "fcfp" else {}))

@@ -1,7 +1,9 @@
 """The prepared folder ``data/``: what training reads, mapped from disk and not loaded.
 
     manifest.json                         format, versions, settings, key id, counts, sizes, a hash of each file
+    agreement.json                        what may be shown to other partners, to compare; see `agreement`
     x_{indptr,indices}.npy                fingerprint bits: int64, int32; every stored entry is 1
+    x_counts.npy                          uint16 for each entry where counts were asked for, else empty
     y_class_{indptr,indices,values}.npy   labels: int64, int32, int8 (+1 active, -1 inactive)
     y_regr_{indptr,indices,values}.npy    values in the table's units: int64, int32, float32
     y_regr_censor.npy                     int8 for each entry: the true value is -1 below, 0 at, +1 above
@@ -23,8 +25,9 @@ import numpy as np
 from pharma_fl.data.tasks import Task
 
 FORMAT = "pharma-fl-prepared"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
+AGREEMENT = "agreement.json"
 FAILED_STRUCTURES = "failed_structures.csv"
 FAILED_ACTIVITIES = "failed_activities.csv"
 AMBIGUOUS_LABELS = "ambiguous_labels.csv"
@@ -32,6 +35,7 @@ AMBIGUOUS_LABELS = "ambiguous_labels.csv"
 DTYPES: dict[str, type[np.generic]] = {
     "x_indptr": np.int64,
     "x_indices": np.int32,
+    "x_counts": np.uint16,
     "y_class_indptr": np.int64,
     "y_class_indices": np.int32,
     "y_class_values": np.int8,
@@ -46,7 +50,8 @@ DTYPES: dict[str, type[np.generic]] = {
 FILES = frozenset(
     {
         *(f"{name}.npy" for name in DTYPES),
-        *("manifest.json", "compounds.csv", "tasks.csv", FAILED_STRUCTURES, FAILED_ACTIVITIES, AMBIGUOUS_LABELS),
+        *("manifest.json", AGREEMENT, "compounds.csv", "tasks.csv"),
+        *(FAILED_STRUCTURES, FAILED_ACTIVITIES, AMBIGUOUS_LABELS),
     }
 )
 """All that may lie in the folder."""
@@ -58,6 +63,7 @@ def lengths(sizes: Mapping[str, int]) -> dict[str, int]:
     return {
         "x_indptr": rows + 1,
         "x_indices": sizes["x_entries"],
+        "x_counts": sizes["x_counts"],
         "y_class_indptr": rows + 1,
         "y_class_indices": sizes["class_labels"],
         "y_class_values": sizes["class_labels"],

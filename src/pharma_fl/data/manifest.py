@@ -1,124 +1,100 @@
-"""What manifest.json says besides sizes and hashes: versions, settings, counts that add up, digests.
+"""What manifest.json says besides sizes and hashes: versions, settings, and counts that add up.
 
-Two partners compare digests to see which step differs, not only that something does. The secret is never in it.
+The counts are exact and the partner's own. What may be shown to others is agreement.json; see `agreement`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
-from collections import Counter
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 import rdkit
 
 from pharma_fl.config import Partner
-from pharma_fl.data.activities import Activities
-from pharma_fl.data.keys import key_id
+from pharma_fl.data.compounds import REASONS
+from pharma_fl.data.keys import Keys
+from pharma_fl.data.labelling import Targets
+from pharma_fl.data.measurements import Values
+from pharma_fl.data.rules import Rules
 from pharma_fl.data.tables import Tables
-from pharma_fl.data.targets import Targets
 from pharma_fl.data.thresholds import from_data
-
-# A step's number is raised when it computes something else from the same input and settings.
-_STEPS = {"structures": 1, "fingerprints": 1, "folds": 1, "activities": 1}
 
 
 def describe(
     partner: Partner,
     *,
-    secret: bytes,
+    keys: Keys,
     tables: Tables,
-    structures: pd.DataFrame,
-    activities: Activities,
+    reason: npt.NDArray[np.int8],
+    values: Values,
     target: Targets,
+    rules: Rules,
 ) -> dict[str, Any]:
-    """Return versions, key id, settings, digests and counts.
+    """Return versions, key id, settings and counts.
 
     Parameters
     ----------
     partner : Partner
         Source of the settings.
-    secret : bytes
-        Only its public id is used.
+    keys : Keys
+        Only the public id and the scheme are used.
     tables : Tables
         What was read.
-    structures : DataFrame
-        T2 with ``reason``, empty where the structure is kept.
-    activities : Activities
+    reason : int8 array
+        Why each row of the structure table is not in the data, a position in `REASONS`; 0 where it is.
+    values : Values
         What was kept and dropped.
     target : Targets
         Tasks and labels.
+    rules : Rules
+        Decide which assays' thresholds come from the data.
     """
-    identity = key_id(secret)
-    dropped_structures = reasons(structures["reason"])
-    dropped_activities = reasons(activities.dropped["reason"])
-    labels, ambiguous = int(target.y_class.nnz), len(target.ambiguous)
-    with_task = {task.input_assay_id for task in target.tasks}
+    counts = np.bincount(reason, minlength=len(REASONS))
+    dropped = {name: int(counts[code]) for code, name in sorted(enumerate(REASONS), key=lambda one: one[1])}
+    labels = len(target.labels)
     return {
         "versions": {
             "pharma_fl": importlib.metadata.version("pharma-fl"),
             "rdkit": rdkit.__version__,
             "numpy": np.__version__,
         },
-        "key_id": identity,
+        "key_id": keys.key_id,
+        "key_scheme": keys.scheme,
         "settings": {
             "structures": partner.structures.model_dump(mode="json"),
+            "fingerprint": partner.fingerprint.model_dump(mode="json"),
             "folds": partner.folds.model_dump(mode="json"),
         },
-        "digests": _digests(partner, identity),
         "data_derived_assays": [
-            int(assay["input_assay_id"]) for assay in tables.assays.to_dict("records") if from_data(assay)
+            str(assay["assay"]) for assay in tables.assays.to_dict("records") if from_data(assay, rules)
         ],
         "counts": {
-            "assays": {"read": len(tables.assays), "with_task": len(with_task)},
+            "assays": {"read": len(tables.assays), "with_task": len({task.assay for task in target.tasks})},
             "structures": {
-                "read": len(structures),
-                "kept": len(structures) - sum(dropped_structures.values()),
-                "dropped": dropped_structures,
+                "read": len(reason),
+                "kept": int(counts[0]),
+                "dropped": {name: count for name, count in dropped.items() if name and count},
             },
             "activities": {
                 "read": len(tables.activities),
-                "kept": activities.kept,
-                "dropped": dropped_activities,
-                "aggregated": len(activities.table),
+                "kept": values.kept,
+                "dropped": values.dropped,
+                "aggregated": len(values),
             },
-            "labels": {"read": labels + ambiguous, "kept": labels, "dropped": {"ambiguous": ambiguous}},
+            "labels": {
+                "read": labels + target.ambiguous,
+                "kept": labels,
+                "dropped": {"ambiguous": target.ambiguous},
+            },
             "tasks": {
-                "classification": target.y_class.shape[1],
-                "regression": target.y_regr.shape[1],
+                "classification": sum(task.kind == "classification" for task in target.tasks),
+                "regression": sum(task.kind == "regression" for task in target.tasks),
                 "auxiliary": sum(task.auxiliary for task in target.tasks),
                 "data_derived": sum(task.data_derived for task in target.tasks),
+                "training_quorum": sum(task.training_quorum for task in target.tasks),
                 "evaluate": sum(task.evaluate for task in target.tasks),
             },
         },
     }
-
-
-def reasons(column: pd.Series[str]) -> dict[str, int]:
-    """Count reasons, in alphabetical order; an empty one is none."""
-    return dict(sorted(Counter(str(reason) for reason in column if reason).items()))
-
-
-def _digests(partner: Partner, identity: str) -> dict[str, str]:
-    structures = partner.structures
-    chemistry = {"rdkit": rdkit.__version__, "max_atoms": structures.max_atoms}
-    chemistry |= {"max_tautomers": structures.max_tautomers}
-    settings: dict[str, dict[str, object]] = {
-        "structures": {**chemistry},
-        "fingerprints": {
-            "rdkit": rdkit.__version__,
-            "radius": structures.radius,
-            "bits": structures.bits,
-            "key": identity,
-        },
-        "folds": {"rdkit": rdkit.__version__, "count": partner.folds.count, "key": identity},
-        "activities": {},
-    }
-    return {name: _digest({"step": name, "version": _STEPS[name], **settings[name]}) for name in _STEPS}
-
-
-def _digest(content: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -35,7 +35,7 @@ class PreparedData:
         Fold of each compound.
     tasks : tuple of Task
         Classification tasks by column, then regression tasks by column.
-    data_derived_assays : tuple of int
+    data_derived_assays : tuple of str
         Assays whose thresholds measurements decide, by T0 alone.
     arrays : dict
         The mapped arrays by file name without ending.
@@ -46,7 +46,7 @@ class PreparedData:
     bits: int
     folds: npt.NDArray[np.int8]
     tasks: tuple[Task, ...]
-    data_derived_assays: tuple[int, ...]
+    data_derived_assays: tuple[str, ...]
     arrays: dict[str, npt.NDArray[Any]]
 
     @classmethod
@@ -63,7 +63,7 @@ class PreparedData:
             sizes = {name: int(value) for name, value in manifest["sizes"].items()}
             _check_lengths_on_disk(folder, manifest["files"])
             expected = lengths(sizes)
-            data_derived_assays = tuple(int(assay) for assay in manifest["data_derived_assays"])
+            data_derived_assays = tuple(str(assay) for assay in manifest["data_derived_assays"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _unusable(folder / "manifest.json", "it is not a manifest of this version") from error
         arrays = {name: _map(folder / f"{name}.npy", dtype, expected[name]) for name, dtype in DTYPES.items()}
@@ -98,8 +98,9 @@ class PreparedData:
         return tuple(task for task in self.tasks if task.kind == "regression")
 
     def x(self) -> csr_array:
-        """Return the fingerprints: csr int8 (n, bits) of ones."""
-        return self._csr("x", np.ones(len(self.arrays["x_indices"]), dtype=np.int8), self.bits)
+        """Return the fingerprints: csr (n, bits) of int8 ones, or of uint16 counts where they were prepared."""
+        counts = self.arrays["x_counts"]
+        return self._csr("x", counts if len(counts) else np.ones(len(self.arrays["x_indices"]), np.int8), self.bits)
 
     def y_class(self) -> csr_array:
         """Return the labels: csr int8 (n, classification tasks), +1 and -1, nothing where not measured."""

@@ -1,105 +1,105 @@
-"""From many SMILES to standardised structures, bits and scaffolds, on several processes."""
+"""What one SMILES amounts to: its standardised structure, its bits and its family, before any key is applied."""
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from functools import partial
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
+import rdkit
+from rdkit import Chem, rdBase
 
-from pharma_fl.config import StructureSettings
-from pharma_fl.data.fingerprints import Positions, bit_positions
-from pharma_fl.data.folds import fold_scaffold
+from pharma_fl.config import FingerprintSettings, StructureSettings
+from pharma_fl.data.fingerprints import Counts, Positions, count_bits
+from pharma_fl.data.folds import family
 from pharma_fl.data.structures import Reason, StructureFailure, standardise
-from pharma_fl.errors import DataError
 
-Progress = Callable[[int, int], None]
-
-_CHUNK = 64
+STEPS = {"structure": 1, "fingerprint": 1, "family": 1}
+"""A step's number is raised when it computes something else from the same input and settings."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Molecule:
-    """What the structure of one SMILES amounts to, before any key is applied.
+    """What the structure of one SMILES amounts to.
 
     Attributes
     ----------
     smiles : str
-        The standardised SMILES; empty where `reason` is set.
-    raw_bits : int32 array (k,)
-        Sorted fingerprint positions, not yet permuted.
-    scaffold : str
-        What decides the fold; see `fold_scaffold`.
+        The standardised SMILES; empty where it could not be made.
+    bits : int32 array (k,)
+        Ascending fingerprint positions, not permuted.
+    counts : uint16 array (k,)
+        How often each bit occurs.
+    family : str
+        What decides the fold; see `folds`.
     reason : str or None
         Why the structure cannot be used.
     """
 
-    smiles: str
-    raw_bits: Positions
-    scaffold: str
+    smiles: str = ""
+    bits: Positions = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    counts: Counts = field(default_factory=lambda: np.empty(0, dtype=np.uint16))
+    family: str = ""
     reason: Reason | None = None
 
 
-def molecule(smiles: str, settings: StructureSettings) -> Molecule:
-    """Standardise one SMILES and compute its bits and scaffold; a failure is a reason, not an exception."""
-    try:
-        standardised = standardise(smiles, settings)
-        return Molecule(
-            smiles=standardised,
-            raw_bits=bit_positions(standardised, settings),
-            scaffold=fold_scaffold(standardised),
-        )
-    except StructureFailure as failure:
-        return Molecule(smiles="", raw_bits=np.empty(0, dtype=np.int32), scaffold="", reason=failure.reason)
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The settings that decide what a SMILES amounts to."""
+
+    structures: StructureSettings = field(default_factory=StructureSettings)
+    fingerprint: FingerprintSettings = field(default_factory=FingerprintSettings)
+    fold_method: Literal["scaffold", "lsh", "temporal"] = "scaffold"
+
+    def digests(self) -> dict[str, str]:
+        """Return a digest for each of `STEPS`, of its settings, its number and the RDKit release."""
+        settings: dict[str, dict[str, Any]] = {
+            "structure": self.structures.model_dump(exclude={"time_limit_s"}),
+            "fingerprint": self.fingerprint.model_dump(exclude={"counts"}),
+            "family": {"method": self.fold_method},
+        }
+        return {
+            step: hashlib.sha256(
+                json.dumps([step, number, rdkit.__version__, settings[step]], sort_keys=True).encode()
+            ).hexdigest()
+            for step, number in STEPS.items()
+        }
 
 
-def molecules(
-    smiles: Sequence[str], settings: StructureSettings, *, workers: int = 1, progress: Progress | None = None
-) -> list[Molecule]:
-    """Apply `molecule` to each SMILES, in order.
+def compound_id(smiles: str) -> bytes:
+    """Return the id of a standardised structure: the first 16 bytes of its SHA-256.
 
-    Parameters
-    ----------
-    smiles : sequence of str
-        Given once each; equal ones would be computed again.
-    settings : StructureSettings
-        How a SMILES becomes bits.
-    workers : int
-        Processes; with 1 all happens in this one. They are spawned, so a script that asks for more needs
-        the usual ``if __name__ == "__main__"``. No key reaches them.
-    progress : callable, optional
-        Called with how many are done and how many there are.
-
-    Raises
-    ------
-    DataError
-        ``PFL-D07`` a worker process died.
+    >>> compound_id("CCO").hex()
+    'ab1de819ede91df490e6441934decfa9'
     """
-    if workers < 1:
-        raise ValueError(f"expected workers >= 1, got {workers}")
-    if workers == 1 or len(smiles) <= _CHUNK:
-        return _collect((molecule(text, settings) for text in smiles), len(smiles), progress)
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    return hashlib.sha256(smiles.encode()).digest()[:16]
+
+
+def molecule(smiles: str, recipe: Recipe) -> Molecule:
+    """Standardise one SMILES and compute the rest from the result; a failure is a reason, not an exception."""
     try:
-        return _collect(pool.map(partial(molecule, settings=settings), smiles, chunksize=_CHUNK), len(smiles), progress)
-    except BrokenProcessPool as error:
-        raise DataError(
-            "PFL-D07",
-            "A process that standardised structures died, most often for lack of memory. Prepare with fewer workers.",
-        ) from error
-    finally:
-        # An interrupt must not wait for what is still queued.
-        pool.shutdown(wait=True, cancel_futures=True)
+        standardised = standardise(smiles, recipe.structures)
+    except StructureFailure as failure:
+        return Molecule(reason=failure.reason)
+    return features(standardised, recipe)
 
 
-def _collect(results: Iterator[Molecule], total: int, progress: Progress | None) -> list[Molecule]:
-    done: list[Molecule] = []
-    for result in results:
-        done.append(result)
-        if progress is not None and (len(done) % _CHUNK == 0 or len(done) == total):
-            progress(len(done), total)
-    return done
+def features(smiles: str, recipe: Recipe) -> Molecule:
+    """Compute bits and family of a standardised SMILES, and of nothing else, so that equal ones are equal."""
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(smiles)
+        if mol is None:
+            return Molecule(smiles=smiles, reason="standardisation_failed")
+        bits, counts = count_bits(mol, recipe.fingerprint)
+    try:
+        return Molecule(smiles=smiles, bits=bits, counts=counts, family=family(smiles, recipe.fold_method))
+    except StructureFailure as failure:
+        return Molecule(smiles=smiles, bits=bits, counts=counts, reason=failure.reason)
+
+
+def molecules(smiles: Sequence[str], recipe: Recipe) -> list[Molecule]:
+    """Apply `molecule` to each SMILES, in order."""
+    return [molecule(text, recipe) for text in smiles]

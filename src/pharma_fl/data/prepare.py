@@ -2,34 +2,67 @@
 
 from __future__ import annotations
 
-import hashlib
+import csv
+import errno
+import json
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from scipy.sparse import csr_array
 
-from pharma_fl.config import Partner, StructureSettings
-from pharma_fl.data.activities import Activities, aggregate
-from pharma_fl.data.fingerprints import Positions, bit_permutation
-from pharma_fl.data.folds import fold_of
-from pharma_fl.data.keys import read_secret
-from pharma_fl.data.layout import AMBIGUOUS_LABELS, FAILED_ACTIVITIES, FAILED_STRUCTURES
-from pharma_fl.data.manifest import describe, reasons
-from pharma_fl.data.molecules import Molecule, Progress, molecules
-from pharma_fl.data.tables import Tables, read_tables
-from pharma_fl.data.targets import targets
-from pharma_fl.data.writing import check_replaceable, write_prepared
+from pharma_fl.config import LongTables, Partner, TunerTables
+from pharma_fl.data.agreement import agreement
+from pharma_fl.data.compound_tables import read_long_tables, read_wide_tables
+from pharma_fl.data.compounds import (
+    REASONS,
+    Compounds,
+    Progress,
+    ScaffoldFolds,
+    TemporalFolds,
+    as_bytes,
+    compounds,
+    looked_up,
+)
+from pharma_fl.data.exclusive import exclusive
+from pharma_fl.data.fingerprints import bit_permutation
+from pharma_fl.data.keys import Keys, read_secret
+from pharma_fl.data.labelling import save_targets, targets
+from pharma_fl.data.layout import AGREEMENT, AMBIGUOUS_LABELS, FAILED_ACTIVITIES, FAILED_STRUCTURES
+from pharma_fl.data.manifest import describe
+from pharma_fl.data.measurements import aggregated
+from pharma_fl.data.molecules import Recipe
+from pharma_fl.data.probe import probe_molecules, probe_results
+from pharma_fl.data.replacement import replacement
+from pharma_fl.data.rules import Rules
+from pharma_fl.data.spool import Spool, pieces
+from pharma_fl.data.structure_cache import StructureCache
+from pharma_fl.data.tables import Tables, read_tuner_tables
+from pharma_fl.data.tasks import write_tasks
+from pharma_fl.data.writing import check_replaceable, save_array, seal
 from pharma_fl.errors import DataError
+
+_PIECE = 20_000
+_SHOWN_SMILES = 1_000
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def prepare(partner: Partner, *, workers: int = 1, progress: Progress | None = None) -> dict[str, Any]:
     """Read a partner's tables and write its folder ``data/``.
 
-    One row is one compound: one standardised structure with all its measurements, however many input ids it
-    has. Rows are ordered by compound id, so the order of the input leaves no trace. A structure or measurement
-    that cannot be used goes to a side file with its reason and never stops the run.
+    One row is one compound: one standardised structure with all its measurements, however many ids it has. Rows
+    are ordered by compound id, so the order of the input leaves no trace. A structure or measurement that cannot
+    be used goes to a side file with its reason and never stops the run.
+
+    Structures that were worked out are kept in the folder ``cache/`` as they come. Interrupted, even by a kill, the
+    same call goes on where it was, and its result is the same to the byte. Memory is bounded: tables, values and
+    matrices are read and written piece by piece; what grows with the number of structures is some 60 bytes each.
 
     Parameters
     ----------
@@ -38,130 +71,213 @@ def prepare(partner: Partner, *, workers: int = 1, progress: Progress | None = N
     workers : int
         Processes that standardise structures.
     progress : callable, optional
-        Called with the number of structures done and their total.
+        Called with the number of structures done and the number there are to do; what the cache knows is neither.
 
     Returns
     -------
     dict
-        The manifest as written: versions, settings, the key's id, counts, sizes, file hashes, a digest a step.
+        The manifest as written: versions, settings, the key's id, counts, sizes, file hashes.
 
     Raises
     ------
     DataError
         ``PFL-D01`` and ``PFL-D02`` the tables, ``PFL-D03`` the key file, ``PFL-D05`` nothing is left,
-        ``PFL-D07`` a worker died, ``PFL-D08`` the data folder holds other files. In each case an existing
+        ``PFL-D07`` processes died, ``PFL-D08`` the data folder holds other files, ``PFL-D10`` the disk is full,
+        ``PFL-D11`` another process prepares here, ``PFL-D12`` the cache is damaged. In each case an existing
         folder stays as it was.
     """
-    folder = partner.path(partner.data)
+    folder, cache_folder = partner.path(partner.data), partner.path(partner.cache)
     check_replaceable(folder)
-    secret = read_secret(partner.path(partner.key_file))
-    tables = read_tables(
-        [partner.path(name) for name in partner.tables.assays],
-        [partner.path(name) for name in partner.tables.activities],
-        [partner.path(name) for name in partner.tables.structures],
-    )
-    structures, distinct = _standardised(tables, partner.structures, workers, progress)
-    record_of_id = pd.Series(structures["record"].to_numpy(), index=structures["input_compound_id"])
-    activities = aggregate(
-        tables.assays,
-        tables.activities,
-        record_of_id.loc[tables.activities["input_compound_id"]].to_numpy(dtype=np.int64),
-    )
-    kept, structures, values = _rows(distinct, structures, activities)
-    if not kept:
-        raise DataError(
-            "PFL-D05",
-            "No compound is left to train on. "
-            f"Structures: {_listed(structures['reason'])}. Activities: {_listed(activities.dropped['reason'])}. "
-            "Correct the tables; docs/errors.md explains the reasons.",
+    keys = Keys.derive(read_secret(partner.path(partner.key_file)), partner.key_scheme)
+    rules = Rules.load(partner.path(partner.rules)) if partner.rules else Rules.built_in()
+    recipe = Recipe(structures=partner.structures, fingerprint=partner.fingerprint, fold_method=partner.folds.method)
+    with (
+        _full_disk(folder),
+        exclusive(folder.with_name(f".{folder.name}.lock")),
+        exclusive(cache_folder / "lock"),
+        _spool(cache_folder, folder) as spool,
+        StructureCache(cache_folder, recipe) as cache,
+    ):
+        tables = _read(partner, spool)
+        probe = _probe(cache, recipe, keys, partner, workers)
+        measured = _measured(tables)
+        folding = (
+            TemporalFolds(partner.folds.cutoffs, tables.structures["day"])
+            if partner.folds.method == "temporal"
+            else ScaffoldFolds(keys.folds, partner.folds.count)
         )
-    compounds = _compounds(kept, structures)
-    folds = np.array([fold_of(mol.scaffold, secret, partner.folds.count) for mol in kept], dtype=np.int8)
-    target = targets(tables.assays, values, folds, partner.folds.count)
-    lost = structures.loc[structures["reason"] != "", ["input_compound_id", "smiles", "reason"]]
-    ambiguous = target.ambiguous.assign(
-        compound_id=compounds["compound_id"].to_numpy(dtype=object)[target.ambiguous["record"].to_numpy(np.int64)]
+        smiles = tables.structures.texts["smiles"]
+        known = compounds(smiles, measured, cache, recipe, folding, workers=workers, progress=progress)
+        with replacement(folder) as part:
+            values = aggregated(tables, known.of_row, rules, spool, part / FAILED_ACTIVITIES)
+            row = _rows(known, values.columns["record"])
+            used = np.flatnonzero(row >= 0)
+            reason = _reasons(known, row)
+            if not len(used):
+                raise _nothing_left(reason, values.dropped)
+            target = targets(
+                tables,
+                values,
+                row,
+                known.folds,
+                partner.folds.count,
+                rules,
+                spool=spool,
+                ambiguous_file=part / AMBIGUOUS_LABELS,
+                compound_id=lambda record: as_bytes(known.ids[record : record + 1])[0].hex(),
+            )
+            save_targets(part, target, len(used), spool)
+            save_array(part, "folds", known.folds[used])
+            entries = _save_bits(part, known.ids[used], cache, keys, partner, spool)
+            _write_compounds(part / "compounds.csv", tables, known, row, cache)
+            _write_failed_structures(part / FAILED_STRUCTURES, tables, reason)
+            write_tasks(part / "tasks.csv", target.tasks)
+            shared = agreement(partner=partner, keys=keys, rules=rules, catalogue=tables.catalogue, probe=probe)
+            (part / AGREEMENT).write_text(json.dumps(shared, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            facts = describe(
+                partner, keys=keys, tables=tables, reason=reason, values=values, target=target, rules=rules
+            )
+            sizes = {
+                "compounds": len(used),
+                "bits": partner.fingerprint.bits,
+                "x_entries": entries,
+                "x_counts": entries if partner.fingerprint.counts else 0,
+                "classification_tasks": sum(task.kind == "classification" for task in target.tasks),
+                "class_labels": len(target.labels),
+                "regression_tasks": sum(task.kind == "regression" for task in target.tasks),
+                "regression_values": len(target.numbers),
+            }
+            return seal(part, facts, sizes)
+
+
+def _read(partner: Partner, spool: Path) -> Tables:
+    settings = partner.tables
+    if isinstance(settings, TunerTables):
+        return read_tuner_tables(settings, partner.path, spool)
+    if isinstance(settings, LongTables):
+        return read_long_tables(settings, partner.path, spool)
+    return read_wide_tables(settings, partner.path, spool)
+
+
+def _probe(
+    cache: StructureCache, recipe: Recipe, keys: Keys, partner: Partner, workers: int
+) -> dict[str, dict[str, str]]:
+    outcomes = looked_up([one.smiles for one in probe_molecules()], cache, recipe, workers)
+    return probe_results(outcomes, keys, bits=partner.fingerprint.bits, folds=partner.folds.count)
+
+
+def _measured(tables: Tables) -> npt.NDArray[np.bool_]:
+    measured = np.zeros(len(tables.structures), dtype=bool)
+    for piece in pieces(len(tables.activities)):
+        measured[tables.activities["structure"][piece]] = True
+    return measured
+
+
+def _rows(known: Compounds, record: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Return the row of each compound that has a value; -1 for the others."""
+    used = np.zeros(len(known.ids), dtype=bool)
+    for piece in pieces(len(record)):
+        used[record[piece]] = True
+    return np.where(used, np.cumsum(used) - 1, -1).astype(np.int32)
+
+
+def _reasons(known: Compounds, row: npt.NDArray[np.int32]) -> npt.NDArray[np.int8]:
+    """Return why each row of the structure table is not in the data; 0 where it is."""
+    reason = known.reason.copy()
+    there = np.flatnonzero(known.of_row >= 0)
+    reason[there[row[known.of_row[there]] < 0]] = REASONS.index("no_usable_activity")
+    return reason
+
+
+def _save_bits(
+    part: Path, ids: npt.NDArray[np.bytes_], cache: StructureCache, keys: Keys, partner: Partner, spool: Path
+) -> int:
+    permutation = bit_permutation(keys.permutation, partner.fingerprint.bits)
+    out = Spool(spool / "bits", {"position": np.int32, "count": np.uint16})
+    lengths = np.zeros(len(ids) + 1, dtype=np.int64)
+    for piece in pieces(len(ids), _PIECE):
+        for number, (bits, counts) in enumerate(cache.fingerprints(as_bytes(ids[piece])), piece.start + 1):
+            moved = permutation[bits]
+            order = np.argsort(moved)
+            out.append(position=moved[order], count=counts[order])
+            lengths[number] = len(bits)
+    entries = out.finish()
+    save_array(part, "x_indptr", np.cumsum(lengths))
+    save_array(part, "x_indices", entries["position"])
+    save_array(part, "x_counts", entries["count"] if partner.fingerprint.counts else np.empty(0, np.uint16))
+    return len(entries)
+
+
+def _write_compounds(
+    path: Path, tables: Tables, known: Compounds, row: npt.NDArray[np.int32], cache: StructureCache
+) -> None:
+    there = np.flatnonzero(known.of_row >= 0)
+    there = there[np.argsort(known.of_row[there], kind="stable")]
+    begin = np.searchsorted(known.of_row[there], np.arange(len(known.ids) + 1))
+    label = tables.structures.texts["compound"]
+    used = np.flatnonzero(row >= 0)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["row", "compound_id", "input_compound_ids", "smiles"])
+        for piece in pieces(len(used), _PIECE):
+            ids = as_bytes(known.ids[used[piece]])
+            for number, identity, smiles in zip(used[piece], ids, cache.smiles(ids), strict=True):
+                labels = {label[int(one)] for one in there[begin[number] : begin[number + 1]]}
+                # Whole numbers come in their own order, and any order of the input gives this one.
+                listed = "|".join(sorted(labels, key=lambda text: (len(text), text)))
+                writer.writerow([row[number], identity.hex(), listed, smiles])
+
+
+def _write_failed_structures(path: Path, tables: Tables, reason: npt.NDArray[np.int8]) -> None:
+    label, smiles = tables.structures.texts["compound"], tables.structures.texts["smiles"]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["compound", "smiles", "reason"])
+        for number in np.flatnonzero(reason):
+            text = smiles[int(number)]
+            shown = text if len(text) <= _SHOWN_SMILES else text[:_SHOWN_SMILES] + "..."
+            writer.writerow([label[int(number)], shown, REASONS[reason[number]]])
+
+
+def _nothing_left(reason: npt.NDArray[np.int8], activities: dict[str, int]) -> DataError:
+    counts = np.bincount(reason, minlength=len(REASONS))
+    structures = {name: int(counts[code]) for code, name in enumerate(REASONS) if name and counts[code]}
+    listed = [
+        ", ".join(f"{count} {name}" for name, count in some.items()) or "none dropped"
+        for some in (structures, activities)
+    ]
+    return DataError(
+        "PFL-D05",
+        f"No compound is left to train on. Structures: {listed[0]}. Activities: {listed[1]}. "
+        "Correct the tables; docs/errors.md explains the reasons.",
     )
-    return write_prepared(
-        folder,
-        x=_bits(kept, bit_permutation(secret, partner.structures.bits)),
-        y_class=target.y_class,
-        y_regr=target.y_regr,
-        y_censor=target.y_censor,
-        folds=folds,
-        compounds=compounds,
-        tasks=target.tasks,
-        manifest=describe(
-            partner, secret=secret, tables=tables, structures=structures, activities=activities, target=target
-        ),
-        side_files={
-            FAILED_STRUCTURES: lost,
-            FAILED_ACTIVITIES: activities.dropped,
-            AMBIGUOUS_LABELS: ambiguous[["compound_id", "input_assay_id", "threshold", "value", "censor"]],
-        },
-    )
 
 
-def compound_id(smiles: str) -> str:
-    """Return the id of a standardised structure: 32 hexadecimal digits of its SHA-256."""
-    return hashlib.sha256(smiles.encode()).hexdigest()[:32]
+@contextmanager
+def _spool(cache_folder: Path, folder: Path) -> Iterator[Path]:
+    """Yield a folder for what does not fit into memory; remove it, and what a killed process left."""
+    for left in (*cache_folder.glob("spool-*"), *folder.parent.glob(f".{folder.name}.*.part")):
+        shutil.rmtree(left, ignore_errors=True)
+    spool = Path(tempfile.mkdtemp(prefix="spool-", dir=cache_folder))
+    try:
+        yield spool
+    finally:
+        shutil.rmtree(spool, ignore_errors=True)
 
 
-def _standardised(
-    tables: Tables, settings: StructureSettings, workers: int, progress: Progress | None
-) -> tuple[pd.DataFrame, list[Molecule]]:
-    """Return T2 with ``record`` (-1 = none) and ``reason``, and the distinct structures by record."""
-    table = tables.structures
-    measured = table["input_compound_id"].isin(tables.activities["input_compound_id"]).to_numpy()
-    texts = list(dict.fromkeys(table.loc[measured, "smiles"]))
-    by_text = dict(zip(texts, molecules(texts, settings, workers=workers, progress=progress), strict=True))
-    distinct: dict[str, Molecule] = {}
-    for mol in by_text.values():
-        if mol.reason is None:
-            distinct.setdefault(mol.smiles, mol)
-    number = {smiles: index for index, smiles in enumerate(distinct)}
-    found = [by_text[text] if there else None for text, there in zip(table["smiles"], measured, strict=True)]
-    return table.assign(
-        record=np.array([number.get(mol.smiles, -1) if mol else -1 for mol in found], dtype=np.int64),
-        reason=np.array([(mol.reason or "") if mol else "not_measured" for mol in found], dtype=object),
-    ), list(distinct.values())
-
-
-def _rows(
-    distinct: list[Molecule], structures: pd.DataFrame, activities: Activities
-) -> tuple[list[Molecule], pd.DataFrame, pd.DataFrame]:
-    """Keep the structures that have a value, number them by compound id, and renumber both tables."""
-    used = sorted(set(activities.table["record"].tolist()), key=lambda number: compound_id(distinct[number].smiles))
-    row = np.full(len(distinct) + 1, -1, dtype=np.int64)  # the last entry answers for record -1
-    row[used] = np.arange(len(used))
-    record = row[structures["record"].to_numpy()]
-    unused = (record < 0) & (structures["reason"] == "").to_numpy()
-    reason = structures["reason"].to_numpy(dtype=object, copy=True)
-    reason[unused] = "no_usable_activity"
-    values = activities.table.assign(record=row[activities.table["record"].to_numpy()])
-    return [distinct[number] for number in used], structures.assign(record=record, reason=reason), values
-
-
-def _compounds(kept: list[Molecule], structures: pd.DataFrame) -> pd.DataFrame:
-    present = structures[structures["record"] >= 0].sort_values(["record", "input_compound_id"])
-    inputs = present.groupby("record")["input_compound_id"].agg(lambda ids: "|".join(str(one) for one in ids))
-    return pd.DataFrame(
-        {
-            "row": np.arange(len(kept)),
-            "compound_id": [compound_id(mol.smiles) for mol in kept],
-            "input_compound_ids": inputs.to_numpy(dtype=object),
-            "smiles": [mol.smiles for mol in kept],
-        }
-    )
-
-
-def _bits(kept: list[Molecule], permutation: Positions) -> csr_array:
-    rows = [np.sort(permutation[mol.raw_bits]) for mol in kept]
-    indptr = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum([len(row) for row in rows], out=indptr[1:])
-    indices: npt.NDArray[np.int32] = np.concatenate(rows)
-    return csr_array((np.ones(len(indices), dtype=np.int8), indices, indptr), shape=(len(rows), len(permutation)))
-
-
-def _listed(column: pd.Series[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in reasons(column).items()) or "none dropped"
+@contextmanager
+def _full_disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        if isinstance(error, OSError):
+            refused = error.errno in _FULL
+        else:
+            refused = getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_FULL
+        if not refused:
+            raise
+        raise DataError(
+            "PFL-D10",
+            f"The disk is full or refuses to write (preparing {folder}). What was there before is as it was, and "
+            "finished structures are kept. Free some space, then prepare again.",
+        ) from error

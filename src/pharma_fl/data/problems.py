@@ -10,6 +10,9 @@ import pandas as pd
 
 from pharma_fl.errors import DataError
 
+FILE, LINE = "_file", "_line"
+"""Columns of a table that say where a row came from."""
+
 SHOWN = 100
 """Problems listed in full; the rest is counted."""
 
@@ -25,7 +28,10 @@ class Problems:
         """Record one problem."""
         self._count += 1
         if len(self._lines) < SHOWN:
-            self._lines.append(f"{file} line {line}, column {column}: {message}.")
+            self._lines.append(_place(file, line, column, message))
+
+    def __bool__(self) -> bool:
+        return self._count > 0
 
     def add_rows(
         self, table: pd.DataFrame, wrong: npt.NDArray[np.bool_], column: str, describe: Callable[[str], str]
@@ -36,7 +42,7 @@ class Problems:
         for row in rows[: SHOWN - len(self._lines)]:
             entry = table.iloc[row]
             message = describe(_short(str(entry[column])))
-            self._lines.append(f"{entry['_file']} line {entry['_line']}, column {column}: {message}.")
+            self._lines.append(_place(entry[FILE], entry[LINE], column, message))
 
     def raise_if_any(self) -> None:
         """Raise what was collected.
@@ -56,6 +62,11 @@ class Problems:
             + "\n  ".join(self._lines)
             + tail,
         )
+
+
+def _place(file: str, line: int, column: str, message: str) -> str:
+    word = "row" if file.endswith(".parquet") else "line"
+    return f"{file} {word} {line}, column {column}: {message}."
 
 
 def _short(value: str, limit: int = 40) -> str:

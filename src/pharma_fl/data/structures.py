@@ -1,7 +1,9 @@
 """One molecule, one SMILES: the standardised structure that decides which measurements belong together.
 
-The steps and their order are those of MELLODDY-TUNER 3.0.3. The result depends on the RDKit release (its
-tautomer rules change), which is why a federation pins RDKit and the manifest names it.
+The steps and their order are those of MELLODDY-TUNER 3.0.3. The result depends on the RDKit release, which is why
+a federation pins RDKit and the manifest names it. RDKit's tautomer rules changed since TUNER's time:
+`StructureSettings.tautomer_rules` chooses between the old ones (``v1``; a molecule that they cannot be applied to
+any more, such as a phosphate, gets the new ones) and the new ones (``v2``).
 """
 
 from __future__ import annotations
@@ -14,7 +16,17 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from pharma_fl.config import StructureSettings
 
-Reason = Literal["unparsable", "too_many_atoms", "standardisation_failed", "scaffold_failed"]
+Reason = Literal[
+    "unparsable",
+    "too_long",
+    "too_many_atoms",
+    "standardisation_failed",
+    "scaffold_failed",
+    "timed_out",
+    "crashed",
+]
+
+_CHARACTERS_PER_ATOM = 200
 
 
 class StructureFailure(ValueError):
@@ -23,7 +35,7 @@ class StructureFailure(ValueError):
     Attributes
     ----------
     reason : str
-        ``unparsable``, ``too_many_atoms``, ``standardisation_failed`` or ``scaffold_failed``.
+        One of `Reason`; ``timed_out`` and ``crashed`` come from `workers`, which watches from outside.
     """
 
     def __init__(self, reason: Reason) -> None:
@@ -35,8 +47,9 @@ def standardise(smiles: str, settings: StructureSettings) -> str:
     """Return the canonical SMILES of a molecule's neutral parent, without isotopes and stereochemistry.
 
     Parse; refuse `settings.max_atoms` heavy atoms or more, counter-ions included; charge parent; isotopes to
-    0; stereochemistry off; canonical tautomer among at most `settings.max_tautomers`; sanitise, remove
-    hydrogens, disconnect metals, normalise, reionise, assign stereochemistry; write, parse and write again.
+    0; stereochemistry off, unless `settings.stereo`; canonical tautomer among at most `settings.max_tautomers`;
+    sanitise, remove hydrogens, disconnect metals, normalise, reionise, assign stereochemistry; write, parse and
+    write again. A text of more than 200 characters for each atom that would be allowed is not parsed at all.
 
     Parameters
     ----------
@@ -60,6 +73,8 @@ def standardise(smiles: str, settings: StructureSettings) -> str:
     >>> standardise("[Na+].CC(=O)[O-]", StructureSettings())
     'CC(=O)O'
     """
+    if len(smiles) > _CHARACTERS_PER_ATOM * settings.max_atoms:
+        raise StructureFailure("too_long")
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(smiles)
         # RDKit reads an empty string as a molecule without atoms.
@@ -68,22 +83,35 @@ def standardise(smiles: str, settings: StructureSettings) -> str:
         if mol.GetNumAtoms() >= settings.max_atoms:
             raise StructureFailure("too_many_atoms")
         try:
-            first = Chem.MolToSmiles(_clean(_flat_parent(mol, settings.max_tautomers)))
-            again = Chem.MolFromSmiles(first)
+            parent = _flat_parent(mol, settings)
         except (RuntimeError, ValueError) as error:
             # RDKit's exceptions derive from these two.
             raise StructureFailure("standardisation_failed") from error
-        if again is None or again.GetNumAtoms() == 0:
-            raise StructureFailure("standardisation_failed")
-        return str(Chem.MolToSmiles(again))
+        # One of the old rules turns P(=O)O into [PH](=O)=O, which RDKit took in 2021 and refuses today.
+        for rules in ("v1", "v2") if settings.tautomer_rules == "v1" else ("v2",):
+            written = _written(parent, rules, settings.max_tautomers)
+            if written:
+                return written
+        raise StructureFailure("standardisation_failed")
 
 
-def _flat_parent(mol: Any, max_tautomers: int) -> Any:
+def _written(parent: Any, rules: str, max_tautomers: int) -> str | None:
+    """Return the cleaned canonical tautomer, written and read and written again; None where that fails."""
+    try:
+        first = Chem.MolToSmiles(_clean(_tautomers(rules, max_tautomers).Canonicalize(parent)))
+        again = Chem.MolFromSmiles(first)
+    except (RuntimeError, ValueError):
+        return None
+    return str(Chem.MolToSmiles(again)) if again is not None and again.GetNumAtoms() else None
+
+
+def _flat_parent(mol: Any, settings: StructureSettings) -> Any:
     parent = rdMolStandardize.ChargeParent(mol)
     for atom in parent.GetAtoms():
         atom.SetIsotope(0)
-    Chem.RemoveStereochemistry(parent)
-    return _tautomers(max_tautomers).Canonicalize(parent)
+    if not settings.stereo:
+        Chem.RemoveStereochemistry(parent)
+    return parent
 
 
 def _clean(mol: Any) -> Any:
@@ -98,8 +126,8 @@ def _clean(mol: Any) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _tautomers(limit: int) -> Any:
-    enumerator = rdMolStandardize.TautomerEnumerator()
+def _tautomers(rules: str, limit: int) -> Any:
+    enumerator = rdMolStandardize.GetV1TautomerEnumerator() if rules == "v1" else rdMolStandardize.TautomerEnumerator()
     enumerator.SetMaxTautomers(limit)
     enumerator.SetRemoveSp3Stereo(False)  # noqa: FBT003 - RDKit's C++ binding takes no keyword
     return enumerator

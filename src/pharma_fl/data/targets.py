@@ -1,171 +1,178 @@
-"""From aggregated values to the tasks and their label matrices."""
+"""From an assay's aggregated values to its tasks and their labels.
+
+A task that appeared, vanished or changed its weight with single compounds would tell about them. So every task that
+T0, T_cat and rules.toml define exists whatever is measured; quorums are reported with it and not applied.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.sparse import csr_array
 
-from pharma_fl.data.labels import enough_classes, enough_values, label
+from pharma_fl.data.labels import Side, label
+from pharma_fl.data.quorums import Verdict, class_quorum, value_quorum, variance_ok
+from pharma_fl.data.rules import FixedThreshold, Rules
 from pharma_fl.data.tasks import Task
 from pharma_fl.data.thresholds import Threshold, thresholds
+from pharma_fl.data.weights import censored_weight, class_weights
 
-Rows = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class Targets:
-    """Tasks and labels.
-
-    Attributes
-    ----------
-    tasks : tuple of Task
-        Classification tasks by column, then regression tasks by column.
-    y_class : csr_array int8 (n, c)
-        +1 active, -1 inactive.
-    y_regr, y_censor : csr_array float32 and int8 (n, r)
-        Values in the table's units and their censor codes, in one pattern. Zeros are stored entries.
-    ambiguous : DataFrame
-        Pairs of value and threshold that a qualifier leaves open: ``input_assay_id``, ``threshold``,
-        ``record``, ``value``, ``censor``.
-    """
-
-    tasks: tuple[Task, ...]
-    y_class: csr_array
-    y_regr: csr_array
-    y_censor: csr_array
-    ambiguous: pd.DataFrame
+Labels = npt.NDArray[np.int8]
+NO_COLUMN = -1
+"""Column of a task that has no place in a matrix yet."""
 
 
-def targets(assays: pd.DataFrame, values: pd.DataFrame, folds: npt.NDArray[np.int8], count: int) -> Targets:
-    """Build all tasks and labels.
+def assay_tasks(
+    assay: Mapping[Hashable, Any],
+    record: npt.NDArray[np.int32],
+    value: npt.NDArray[np.float64],
+    censor: npt.NDArray[np.int8],
+    folds_of_record: npt.NDArray[np.int8],
+    count: int,
+    rules: Rules,
+    catalogue: pd.DataFrame | None,
+    *,
+    unrounded: npt.NDArray[np.float64],
+) -> list[tuple[Task, Labels | None]]:
+    """Return one assay's tasks, each with its labels.
 
     Parameters
     ----------
-    assays : DataFrame
-        As in `Tables`; an assay without a single value still gets the tasks that T0 defines.
-    values : DataFrame
-        The table of `Activities`, with records 0 to n - 1.
-    folds : int8 array (n,)
-        Fold of each record.
+    assay : mapping
+        A row of the assays: ``assay``, ``assay_type``, ``use_in_regression`` and what `thresholds` reads.
+    record : int32 array (n,)
+        The record of each value.
+    value, censor, unrounded : arrays (n,)
+        The columns of `Activities.table`.
+    folds_of_record : int8 array
+        Fold of every record, 0 to `count` - 1; `record` points into it.
     count : int
         Number of folds.
+    rules : Rules
+        Thresholds, quorums, weights.
+    catalogue : DataFrame or None
+        T_cat, as in `thresholds`.
+
+    Returns
+    -------
+    list of (Task, int8 array (n,) or None)
+        Classification tasks by ascending threshold, with +1 active, -1 inactive, 0 left open by a qualifier;
+        then the regression task, if any, with None: all of `value` are its labels. A binary assay has no
+        regression task. Columns are `NO_COLUMN`.
     """
-    by_assay = dict(tuple(values.groupby("input_assay_id")))
-    nothing = values.iloc[:0]
-    classification: list[Task] = []
-    regression: list[Task] = []
-    class_parts: list[tuple[Rows, int, npt.NDArray[np.int8]]] = []
-    value_parts: list[tuple[Rows, int, npt.NDArray[np.float64], npt.NDArray[np.int8]]] = []
-    ambiguous: list[pd.DataFrame] = []
-    for assay in assays.sort_values("input_assay_id").to_dict("records"):
-        identity = int(assay["input_assay_id"])
-        rows = by_assay.get(identity, nothing)
-        records, value = rows["record"].to_numpy(np.int64), rows["value"].to_numpy(np.float64)
-        censor = rows["censor"].to_numpy(np.int8)
-        cuts = thresholds(assay, value, censor)
-        for cut in cuts:
-            labels = _labels(assay, cut, value, censor)
-            known = labels != 0
-            column = len(classification)
-            classification.append(
-                _class_task(
-                    assay, cut, column=column, siblings=len(cuts), labels=labels, folds=folds[records], count=count
-                )
-            )
-            class_parts.append((records[known], column, labels[known]))
-            ambiguous.append(rows[~known].assign(threshold=cut.value))
-        if assay["use_in_regression"]:
-            column = len(regression)
-            spread = assay["assay_type"] != "ADME"
-            evaluate = enough_values(value, censor, folds[records], count, spread=spread)
-            regression.append(_value_task(assay, column, evaluate=evaluate, values=len(value)))
-            value_parts.append((records, column, value, censor))
-    shape = (len(folds), len(classification))
-    regr_shape = (len(folds), len(regression))
-    regr_where = [(records, column) for records, column, _, _ in value_parts]
-    return Targets(
-        tasks=(*classification, *regression),
-        y_class=_csr([part[:2] for part in class_parts], [part[2] for part in class_parts], shape, np.int8),
-        y_regr=_csr(regr_where, [part[2] for part in value_parts], regr_shape, np.float32),
-        y_censor=_csr(regr_where, [part[3] for part in value_parts], regr_shape, np.int8),
-        ambiguous=pd.concat([nothing.assign(threshold=0.0), *ambiguous], ignore_index=True),
-    )
+    folds = folds_of_record[record]
+    kind = rules.of(assay["assay_type"])
+    varied = variance_ok(unrounded, folds, count, rules)
+    found: list[tuple[Task, Labels | None]] = []
+
+    cuts = thresholds(assay, value, censor, rules, catalogue)
+    labels = [_labels(assay, cut, value, censor, rules) for cut in cuts]
+    verdicts = [
+        class_quorum(
+            marks,
+            folds,
+            count,
+            assay_type=assay["assay_type"],
+            in_catalogue=cut.catalog_task_id is not None,
+            rules=rules,
+        )
+        for cut, marks in zip(cuts, labels, strict=True)
+    ]
+    # A catalogue assay without variance loses its regression task alone.
+    trains = [verdict.training and (varied or kind.otherwise is not None) for verdict in verdicts]
+    weights = class_weights([verdict.quorum_type for verdict in verdicts], trains, rules)
+    for cut, marks, verdict, passes, weight in zip(cuts, labels, verdicts, trains, weights, strict=True):
+        public = kind.initial_weight / len(cuts)
+        task = _class_task(assay, cut, marks, verdict, rules, training_weight=public, passes=passes, weight=weight)
+        found.append((task, marks))
+
+    if assay["use_in_regression"] and not assay["is_binary"]:
+        verdict = value_quorum(value, censor, folds, count, assay_type=assay["assay_type"], rules=rules)
+        found.append((_value_task(assay, censor, verdict, rules, passes=varied and verdict.training), None))
+    return found
+
+
+def _side(assay: Mapping[Hashable, Any], rules: Rules) -> Side:
+    if isinstance(rules.of(assay["assay_type"]).thresholds, FixedThreshold) and not assay["direction"]:
+        return "absolute"
+    return "low" if assay["direction"] == "low" else "high"
 
 
 def _labels(
-    assay: Mapping[Hashable, Any], cut: Threshold, values: npt.NDArray[np.float64], censor: npt.NDArray[np.int8]
-) -> npt.NDArray[np.int8]:
+    assay: Mapping[Hashable, Any],
+    cut: Threshold,
+    value: npt.NDArray[np.float64],
+    censor: npt.NDArray[np.int8],
+    rules: Rules,
+) -> Labels:
     if assay["is_binary"]:
-        return values.astype(np.int8)
-    return label(values, censor, cut.value, "low" if assay["direction"] == "low" else "high")
+        return value.astype(np.int8)
+    if cut.method == "fixed":
+        censor = np.zeros_like(censor)
+    return label(value, censor, cut.value, _side(assay, rules))
 
 
 def _class_task(
     assay: Mapping[Hashable, Any],
     cut: Threshold,
+    labels: Labels,
+    verdict: Verdict,
+    rules: Rules,
     *,
-    column: int,
-    siblings: int,
-    labels: npt.NDArray[np.int8],
-    folds: npt.NDArray[np.int8],
-    count: int,
+    training_weight: float,
+    passes: bool,
+    weight: float,
 ) -> Task:
-    identity = int(assay["input_assay_id"])
-    side = "" if assay["is_binary"] else "low" if assay["direction"] == "low" else "high"
+    side = "" if assay["is_binary"] else _side(assay, rules)
     return Task(
-        task=f"assay-{identity}/{side}/{cut.value!r}" if side else f"assay-{identity}/binary",
+        task=f"assay-{assay['assay']}/{side}/{cut.value!r}" if side else f"assay-{assay['assay']}/binary",
         kind="classification",
-        column=column,
-        input_assay_id=identity,
+        column=NO_COLUMN,
+        assay=str(assay["assay"]),
         assay_type=str(assay["assay_type"]),
         direction=side,
         threshold=cut.value,
+        threshold_method=cut.method,
         auxiliary=cut.auxiliary,
         data_derived=cut.data_derived,
-        training_weight=1.0 / siblings,
-        evaluate=not cut.auxiliary and enough_classes(labels, folds, count),
+        catalog_task_id=cut.catalog_task_id,
+        training_weight=training_weight,
+        quorum_type=verdict.quorum_type,
+        training_quorum=passes,
+        evaluate=passes and verdict.evaluation and not cut.auxiliary,
+        quorum_weight=weight,
         actives=int(np.count_nonzero(labels == 1)),
         inactives=int(np.count_nonzero(labels == -1)),
     )
 
 
-def _value_task(assay: Mapping[Hashable, Any], column: int, *, evaluate: bool, values: int) -> Task:
-    identity = int(assay["input_assay_id"])
+def _value_task(
+    assay: Mapping[Hashable, Any], censor: npt.NDArray[np.int8], verdict: Verdict, rules: Rules, *, passes: bool
+) -> Task:
+    kind = rules.of(assay["assay_type"])
+    weight = kind.initial_weight if kind.auxiliary else 1.0
+    censored = int(np.count_nonzero(censor))
     return Task(
-        task=f"assay-{identity}/value",
+        task=f"assay-{assay['assay']}/value",
         kind="regression",
-        column=column,
-        input_assay_id=identity,
+        column=NO_COLUMN,
+        assay=str(assay["assay"]),
         assay_type=str(assay["assay_type"]),
         direction="",
         threshold=None,
-        auxiliary=False,
+        threshold_method="",
+        auxiliary=kind.auxiliary,
         data_derived=False,
-        training_weight=1.0,
-        evaluate=evaluate,
-        values=values,
+        catalog_task_id=None,
+        training_weight=weight,
+        quorum_type=verdict.quorum_type,
+        training_quorum=passes,
+        evaluate=passes and verdict.evaluation and not kind.auxiliary,
+        quorum_weight=weight if passes else 0.0,
+        censored_weight=censored_weight(censored, len(censor), rules),
+        values=len(censor),
+        censored=censored,
     )
-
-
-def _csr(
-    where: list[tuple[Rows, int]],
-    entries: list[npt.NDArray[np.int8]] | list[npt.NDArray[np.float64]],
-    shape: tuple[int, int],
-    dtype: type[np.int8 | np.float32],
-) -> csr_array:
-    """Sort entries into rows without touching zeros, which are measurements like any other."""
-    rows = np.concatenate([np.empty(0, np.int64), *(records for records, _ in where)])
-    columns = np.concatenate(
-        [np.empty(0, np.int32), *(np.full(len(records), column, np.int32) for records, column in where)]
-    )
-    data = np.concatenate([np.empty(0, dtype), *(part.astype(dtype) for part in entries)])
-    order = np.lexsort((columns, rows))
-    indptr = np.zeros(shape[0] + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows, minlength=shape[0]), out=indptr[1:])
-    return csr_array((data[order], columns[order], indptr), shape=shape)

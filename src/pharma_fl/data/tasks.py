@@ -15,49 +15,75 @@ Kind = Literal["classification", "regression"]
 class Task:
     """One column of a label matrix; one row of tasks.csv.
 
+    The first fields follow from T0, T_cat and rules.toml, and from measurements where `data_derived` says so. The
+    fields from `quorum_type` on are computed from measurements always: they are for the partner's eyes and for
+    the export, and must never reach private training.
+
     Attributes
     ----------
     task : str
-        Name, unique and stable: ``assay-7/binary``, ``assay-7/high/6.5``, ``assay-7/value``.
+        Name, unique and stable: ``assay-7/binary``, ``assay-7/high/6.5``, ``assay-7/absolute/3.0``,
+        ``assay-7/value``.
     kind : str
         ``classification`` or ``regression``.
     column : int
         Column in the matrix of its kind.
-    input_assay_id : int
+    assay : str
         The partner's assay.
     assay_type : str
         The assay's type in T0.
     direction : str
-        ``high`` or ``low`` for a threshold: which side of it is active; empty otherwise.
+        Which side of the threshold is active: ``high``, ``low``, or ``absolute`` for both; empty for binary
+        assays and for regression.
     threshold : float or None
         The cut-off; 0 for a binary assay, None for regression.
+    threshold_method : str
+        Where the cut-off comes from, see `Threshold`; empty for regression.
     auxiliary : bool
         Helps training and is not evaluated.
     data_derived : bool
         The threshold, and so the task's existence, was computed from measurements. Where compounds have a
         privacy guarantee such a task is itself a release.
+    catalog_task_id : int or None
+        The consortium's number of this task in T_cat, the same at every partner.
     training_weight : float
-        From T0 alone unless `data_derived`: one over the assay's classification tasks, 1 for regression.
+        From T0 alone unless `data_derived`. Classification: the type's initial weight divided by the number of
+        the assay's tasks. Regression: 1, or the type's initial weight if auxiliary.
+    quorum_type : str
+        The assay type whose quorums were applied.
+    training_quorum : bool
+        MELLODDY-TUNER would train on it: its assay varies in every fold and there are labels enough.
     evaluate : bool
-        Enough labels in every fold to report a metric. Computed from data: it must not reach training.
-    actives, inactives, values : int or None
-        Counts, for the partner's eyes; None where they do not apply.
+        Not auxiliary, and enough labels in every fold to report a metric.
+    quorum_weight : float
+        MELLODDY-TUNER's training weight, shared by the tasks that pass the training quorum; 0 for the others.
+    censored_weight : float or None
+        MELLODDY-TUNER's factor for censored values of a regression task.
+    actives, inactives, values, censored : int or None
+        Counts; None where they do not apply.
     """
 
     task: str
     kind: Kind
     column: int
-    input_assay_id: int
+    assay: str
     assay_type: str
     direction: str
     threshold: float | None
+    threshold_method: str
     auxiliary: bool
     data_derived: bool
+    catalog_task_id: int | None
     training_weight: float
+    quorum_type: str
+    training_quorum: bool
     evaluate: bool
+    quorum_weight: float
+    censored_weight: float | None = None
     actives: int | None = None
     inactives: int | None = None
     values: int | None = None
+    censored: int | None = None
 
 
 def write_tasks(path: Path, tasks: Sequence[Task]) -> None:
@@ -91,17 +117,24 @@ def _task(row: dict[str, str]) -> Task:
         task=row["task"],
         kind="classification" if kind == "classification" else "regression",
         column=int(row["column"]),
-        input_assay_id=int(row["input_assay_id"]),
+        assay=row["assay"],
         assay_type=row["assay_type"],
         direction=row["direction"],
         threshold=float(row["threshold"]) if row["threshold"] else None,
+        threshold_method=row["threshold_method"],
         auxiliary=_flag(row["auxiliary"]),
         data_derived=_flag(row["data_derived"]),
+        catalog_task_id=_whole(row["catalog_task_id"]),
         training_weight=float(row["training_weight"]),
+        quorum_type=row["quorum_type"],
+        training_quorum=_flag(row["training_quorum"]),
         evaluate=_flag(row["evaluate"]),
-        actives=_count(row["actives"]),
-        inactives=_count(row["inactives"]),
-        values=_count(row["values"]),
+        quorum_weight=float(row["quorum_weight"]),
+        censored_weight=float(row["censored_weight"]) if row["censored_weight"] else None,
+        actives=_whole(row["actives"]),
+        inactives=_whole(row["inactives"]),
+        values=_whole(row["values"]),
+        censored=_whole(row["censored"]),
     )
 
 
@@ -117,5 +150,5 @@ def _flag(text: str) -> bool:
     return text == "true"
 
 
-def _count(text: str) -> int | None:
+def _whole(text: str) -> int | None:
     return int(text) if text else None

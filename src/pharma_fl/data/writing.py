@@ -37,6 +37,25 @@ def check_replaceable(folder: Path) -> None:
         raise DataError("PFL-D08", f"{folder} holds {other[0]}, which is not prepared data and would be lost. {remedy}")
 
 
+def save_array(part: Path, name: str, array: npt.NDArray[Any]) -> None:
+    """Write one of the folder's arrays; one that is mapped from disk is copied without being loaded."""
+    np.save(part / f"{name}.npy", np.ascontiguousarray(array, dtype=DTYPES[name]), allow_pickle=False)
+
+
+def seal(part: Path, manifest: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Write manifest.json with format, sizes and a hash of every file that is there, and return it."""
+    whole: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **manifest,
+        "sizes": dict(sizes),
+        "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(part.iterdir())},
+    }
+    text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
+    (part / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    return whole
+
+
 def write_prepared(
     folder: Path,
     *,
@@ -48,9 +67,8 @@ def write_prepared(
     compounds: pd.DataFrame,
     tasks: Sequence[Task],
     manifest: Mapping[str, Any],
-    side_files: Mapping[str, pd.DataFrame] | None = None,
 ) -> dict[str, Any]:
-    """Write a prepared folder in the place of an existing one, whole or not at all (see `replacement`).
+    """Write matrices that are in memory as a prepared folder, whole or not at all (see `replacement`).
 
     Parameters
     ----------
@@ -58,7 +76,7 @@ def write_prepared(
         Where ``data/`` goes.
     x, y_class, y_regr, y_censor : csr_array
         (n, bits), (n, classification tasks), and twice (n, regression tasks) in one pattern; column indices
-        ascending in each row. Data of `x` is not stored: every entry is 1.
+        ascending in each row. Data of `x` is not stored unless it is uint16, which are counts: every entry is 1.
     folds : int8 array (n,)
         Fold of each row.
     compounds : DataFrame
@@ -67,8 +85,6 @@ def write_prepared(
         Classification tasks by column, then regression tasks by column.
     manifest : mapping
         What else manifest.json says; format, sizes and file hashes are added.
-    side_files : mapping, optional
-        Further CSV files by name, such as what was dropped.
 
     Returns
     -------
@@ -87,37 +103,28 @@ def write_prepared(
     arrays = {
         **{f"{name}_indptr": matrix.indptr for name, matrix in (("x", x), ("y_class", y_class), ("y_regr", y_regr))},
         **{f"{name}_indices": matrix.indices for name, matrix in (("x", x), ("y_class", y_class), ("y_regr", y_regr))},
+        "x_counts": x.data if x.dtype == np.uint16 else np.empty(0, dtype=np.uint16),
         "y_class_values": y_class.data,
         "y_regr_values": y_regr.data,
         "y_regr_censor": y_censor.data,
         "folds": folds,
     }
     with replacement(folder) as part:
-        for name, dtype in DTYPES.items():
-            np.save(part / f"{name}.npy", np.ascontiguousarray(arrays[name], dtype=dtype), allow_pickle=False)
+        for name, array in arrays.items():
+            save_array(part, name, array)
         write_tasks(part / "tasks.csv", tasks)
-        for name, table in {"compounds.csv": compounds, **(side_files or {})}.items():
-            table.to_csv(part / name, index=False, lineterminator="\n")
-        whole: dict[str, Any] = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            **manifest,
-            "sizes": {
-                "compounds": len(folds),
-                "bits": x.shape[1],
-                "x_entries": int(x.nnz),
-                "classification_tasks": y_class.shape[1],
-                "class_labels": int(y_class.nnz),
-                "regression_tasks": y_regr.shape[1],
-                "regression_values": int(y_regr.nnz),
-            },
-            "files": {
-                path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(part.iterdir())
-            },
+        compounds.to_csv(part / "compounds.csv", index=False, lineterminator="\n")
+        sizes = {
+            "compounds": len(folds),
+            "bits": x.shape[1],
+            "x_entries": int(x.nnz),
+            "x_counts": len(arrays["x_counts"]),
+            "classification_tasks": y_class.shape[1],
+            "class_labels": int(y_class.nnz),
+            "regression_tasks": y_regr.shape[1],
+            "regression_values": int(y_regr.nnz),
         }
-        text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
-        (part / "manifest.json").write_text(text + "\n", encoding="utf-8")
-    return whole
+        return seal(part, manifest, sizes)
 
 
 def _check_sizes(

@@ -87,7 +87,7 @@ class Records:
         (n, regression tasks) float32 with one sparsity pattern; explicit zeros are measurements.
     class_weights, value_weights : Tensor
         float32 (tasks,): public task weights.
-    data_derived_assays : tuple of int
+    data_derived_assays : tuple of str
         Assays whose thresholds are taken from the data, which no accounting covers.
     """
 
@@ -97,7 +97,7 @@ class Records:
     censor: sp.csr_array
     class_weights: Tensor
     value_weights: Tensor
-    data_derived_assays: tuple[int, ...] = ()
+    data_derived_assays: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -173,16 +173,18 @@ class Records:
 
 
 def fold_columns(x: sp.csr_array, width: int) -> sp.csr_array:
-    """Fold binary rows to `width` columns: column ``j`` becomes ``j mod width``, a bit is set once.
+    """Fold rows to `width` columns: column ``j`` becomes ``j mod width``.
 
-    The positions were permuted with the consortium's key, so the fold merges bits at random.
+    The positions were permuted with the consortium's key, so the fold merges bits at random. A bit (int8) is set
+    once; counts (uint16) that meet are added.
 
     >>> fold_columns(sp.csr_array(np.array([[1, 0, 0, 1, 1, 0]])), 3).toarray()
     array([[1., 1., 0.]], dtype=float32)
     """
     folded = sp.csr_array((x.data.astype(np.float32), x.indices % width, x.indptr), shape=(x.shape[0], width))
     folded.sum_duplicates()
-    folded.data[:] = 1.0
+    if x.dtype != np.uint16:
+        folded.data[:] = 1.0
     return folded
 
 
