@@ -179,10 +179,11 @@ def _balance(tasks: tuple[Task, ...], labels: npt.NDArray[np.int64], actives: np
     listed = [one for one in there.tolist() if not tasks[one].auxiliary] or there.tolist()
     # Of equally balanced tasks the one with most labels tells most.
     ranked = sorted(listed, key=lambda one: (abs(share[one] - 0.5), -labels[one], one))
-    half = (len(listed) + 1) // 2
-    skewed = sorted(listed, key=lambda one: (-abs(share[one] - 0.5), -labels[one], one))
+    # No task stands in both lists; a few tasks share themselves out between them.
+    most = min(_LISTED, (len(ranked) + 1) // 2)
+    skewed = sorted(ranked[most:], key=lambda one: (-abs(share[one] - 0.5), -labels[one], one))
 
-    def shown(columns: list[int], most: int) -> list[dict[str, Any]]:
+    def shown(columns: list[int]) -> list[dict[str, Any]]:
         return [
             {
                 "task": tasks[one].task,
@@ -191,7 +192,7 @@ def _balance(tasks: tuple[Task, ...], labels: npt.NDArray[np.int64], actives: np
                 "actives": int(actives[one]),
                 "actives_share": float(share[one]),
             }
-            for one in columns[:most]
+            for one in columns[:_LISTED]
         ]
 
     return {
@@ -199,9 +200,9 @@ def _balance(tasks: tuple[Task, ...], labels: npt.NDArray[np.int64], actives: np
         "without_labels": len(labels) - len(there),
         "one_class": int(((actives[there] == 0) | (actives[there] == labels[there])).sum()),
         "actives_share": of_shares(share[there]),
-        "auxiliary_listed": any(tasks[one].auxiliary for one in listed),
-        "most_balanced": shown(ranked, min(_LISTED, half)),
-        "least_balanced": shown(skewed, min(_LISTED, len(listed) - half)),
+        "auxiliary_left_out": len(there) - len(listed),
+        "most_balanced": shown(ranked[:most]),
+        "least_balanced": shown(skewed),
     }
 
 

@@ -90,11 +90,12 @@ def whole_edges(values: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], S
     >>> whole_edges(np.array([17, 60, 95]))[0].tolist()
     [15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85, 90, 95, 100]
     >>> whole_edges(np.array([1, 2, 33]))[0].tolist()
-    [0, 1, 2, 3, 5, 9, 17, 33, 65]
+    [1, 2, 3, 5, 9, 17, 33, 65]
     """
     low, high = int(values.min()), int(values.max())
     if high >= _MOST_WHOLE_BINS and high > _LONG_TAIL * max(1.0, float(np.median(values))):
-        return np.array([0, 1, *(2**power + 1 for power in range((high - 1).bit_length() + 1))]), "doubling"
+        edges = np.array([0, 1, *(2**power + 1 for power in range((high - 1).bit_length() + 1))])
+        return edges[np.searchsorted(edges, low, side="right") - 1 :], "doubling"
     needed = (high - low + 1) / _MOST_WHOLE_BINS
     width = next(
         step * 10**power

@@ -10,7 +10,8 @@ from pharma_fl.tracking.markup import NOTHING, Html, bar, join, table, tag
 
 Unit = Literal["whole", "real", "share"]
 
-_LABELS = 8
+# What fits under a chart as wide as a telephone.
+_NAMES, _EDGES, _CHARACTERS, _SHORT = 8, 5, 40, 8
 _THOUSAND, _MILLION = 1e3, 1e6
 # A bar of one among thousands is still a bar.
 _LEAST_HEIGHT = 1.5
@@ -130,14 +131,20 @@ def _edge(edge: float, unit: Unit) -> str:
 
 def _ticks(histogram: Mapping[str, Any], names: Sequence[str], unit: Unit) -> list[Html]:
     edges, bins = histogram["edges"], len(names)
-    if unit == "whole" and (histogram["scale"] == "doubling" or edges[1] - edges[0] == 1):
-        # A column stands for a number, or for numbers that an axis with even steps cannot show.
-        step = -(-bins // _LABELS)
-        places = [((place + 0.5) / bins, names[place].replace(" to ", "\N{EN DASH}")) for place in range(0, bins, step)]
+    short = [name.replace(" to ", "\N{EN DASH}") for name in names]
+    whole_bins = histogram["scale"] == "doubling" or edges[1] - edges[0] == 1
+    if unit == "whole" and whole_bins and max(map(len, short)) <= _SHORT:
+        texts, first, most = short, 0.5, _NAMES
     else:
-        step = max(1, -(-bins // 5))
-        places = [(place / bins, _edge(edges[place], unit)) for place in range(0, len(edges), step)]
-    return [tag("span", text, style=f"left: {100 * place:.2f}%") for place, text in places]
+        texts, first, most = [_edge(edge, unit) for edge in edges], 0.0, _EDGES
+        if histogram["scale"] == "doubling":
+            # Where the last bin ends says little, and is a long number.
+            texts = texts[:-1]
+    step = -(-bins // max(2, min(most, _CHARACTERS // max(map(len, texts)))))
+    return [
+        tag("span", texts[place], style=f"left: {100 * (place + first) / bins:.2f}%")
+        for place in range(0, len(texts), step)
+    ]
 
 
 def _columns(counts: Sequence[int], names: Sequence[str], counted: str, words: str) -> Html:

@@ -159,11 +159,12 @@ def _balance(balance: Mapping[str, Any]) -> Iterator[Html]:
     if not balance["tasks"]:
         yield tag("p", "No classification task has a label.")
         return
-    left_out = "" if balance["auxiliary_listed"] else " They do not list auxiliary tasks."
+    left_out = balance["auxiliary_left_out"]
     facts = [
         f"{balance['tasks']:,} classification tasks have labels, {balance['without_labels']:,} have none.",
         f"{balance['one_class']:,} tasks have labels of one class alone: no metric can be computed for them.",
-        f"The tables below name the tasks at both ends.{left_out}",
+        "The tables below name the tasks at both ends"
+        + (f", leaving out {left_out:,} auxiliary ones." if left_out else "."),
     ]
     chart = histogram("Share of actives by task", balance["actives_share"], "share", counted="tasks")
     yield tag("div", chart, bullets(facts), class_="panels")
