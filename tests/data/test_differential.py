@@ -26,6 +26,7 @@ from pharma_fl.data.activities import QUALIFIERS, aggregate
 from pharma_fl.data.rules import Rules
 from pharma_fl.data.targets import assay_tasks
 from pharma_fl.data.tasks import Task
+from pharma_fl.data.thresholds import from_data
 
 EXAMPLES = int(os.environ.get("PHARMA_FL_EXAMPLES", "150"))
 MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -289,6 +290,8 @@ def by_code(made, rules=None):
             catalogue,
             unrounded=mine["unrounded"],
         )
+        derived = from_data(one, rules)
+        assert all(task.data_derived == derived for task, _ in result if task.kind == "classification")
         tasks.append([_plain(task, labels, mine["record"]) for task, labels in result])
     return dict(zip(keys, answers, strict=True)), found.reason.tolist(), tasks
 
@@ -712,3 +715,12 @@ def test_a_deviation_of_exactly_one_half_suffices(width, evaluated):
     made = Made([an_assay()], rows, [record % 2 for record in range(50)], 2)
     assert by_code(made)[2][0][-1]["evaluate"] == evaluated
     assert by_loop(made)[2][0][-1]["evaluate"] == evaluated
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(0.5, False), (0.4375, True)])
+def test_a_deviation_of_exactly_the_least_one_does_not_suffice(limit, passes):
+    numbers = dataclasses.replace(TUNER, variance=limit, class_training=dict.fromkeys(TUNER.class_training, (1, 1)))
+    rows = [(0, record, 0, 4.5 + record // 2 / 2) for record in range(6)]
+    made = Made([an_assay(experts=(5.0,))], rows, [record % 2 for record in range(6)], 2, numbers=numbers)
+    assert by_code(made)[2][0][1]["training_quorum"] == passes
+    assert by_loop(made)[2][0][1]["training_quorum"] == passes

@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import coo_matrix, csr_array, csr_matrix, load_npz, random_array, save_npz
 
-from pharma_fl.data import tuner_export
+from pharma_fl.data import tuner_tables
 from pharma_fl.data.matrices import PreparedData
 from pharma_fl.data.tasks import Task
-from pharma_fl.data.tuner_export import LAYOUT, export_tuner
+from pharma_fl.data.tuner_export import export_tuner
 from pharma_fl.data.tuner_import import import_tuner
+from pharma_fl.data.tuner_layout import LAYOUT
 from pharma_fl.data.writing import write_prepared
 from pharma_fl.errors import DataError
 
@@ -422,7 +423,7 @@ def test_long_tables_are_the_matrices(data, exported, monkeypatch, tmp_path):
     ids = read_table(exported / "results" / "compounds.csv").set_index(row)
     assert ids["descriptor_vector_id"].to_dict() == structures.set_index(row)["descriptor_vector_id"].to_dict()
     # In small batches the same files come out.
-    monkeypatch.setattr(tuner_export, "_BATCH", 50)
+    monkeypatch.setattr(tuner_tables, "_BATCH", 50)
     export_tuner(data, tmp_path / "batches")
     for path in (exported / "results").rglob("*.csv"):
         assert path.read_bytes() == (tmp_path / "batches" / path.relative_to(exported)).read_bytes()
@@ -494,7 +495,7 @@ def test_a_failure_leaves_the_older_export(data, exported, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tuner_export, "_t6", full)
+    monkeypatch.setattr(tuner_tables, "_t6", full)
     with pytest.raises(OSError, match="No space"):
         export_tuner(data, exported)
     assert before == {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from scipy.sparse import csr_array, load_npz
+from scipy.sparse import csr_array
 
 from pharma_fl.data.matrices import sha256
 from pharma_fl.data.tasks import Kind, Task
-from pharma_fl.data.tuner_export import AUXILIARY_TYPES, LAYOUT
+from pharma_fl.data.tuner_files import (
+    MOST_FOLDS,
+    ImportProblems,
+    read_folds,
+    read_labels,
+    read_matrix,
+    read_numbers,
+    read_table,
+    read_values,
+    same_pattern,
+)
+from pharma_fl.data.tuner_layout import AUXILIARY_TYPES, LAYOUT
 from pharma_fl.data.writing import check_replaceable, write_prepared
 from pharma_fl.errors import DataError
 
 _COLUMNS = ("task_id", "task_type", "training_weight", "aggregation_weight", "catalog_id", "censored_weight")
-_MOST_FOLDS = 64
 _LEVELS = 4
-_UNREADABLE = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,24 +44,6 @@ class _DataSet:
 
     def paths(self) -> dict[str, Path]:
         return {key: self.folder / name for key, name in LAYOUT[self.kind].items()}
-
-
-@dataclass
-class _Problems:
-    """All that is wrong in the files, told at once."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def add(self, path: Path, message: str) -> None:
-        self.lines.append(f"{path}: {message}.")
-
-    def raise_if_any(self) -> None:
-        if self.lines:
-            count = f"{len(self.lines)} problem{'s' if len(self.lines) > 1 else ''}"
-            raise DataError(
-                "PFL-D16",
-                f"{count} in the files to import; correct them and import again:\n  " + "\n  ".join(self.lines),
-            )
 
 
 def import_tuner(
@@ -113,11 +98,11 @@ def import_tuner(
     source = source.resolve()
     data_sets = _choose(source)
     paths = {key: path for data_set in reversed(data_sets) for key, path in data_set.paths().items()}
-    problems = _Problems()
-    x = _matrix(paths["x"], problems, allowed=(1,), what="bits")
-    folds = _folds(paths["folds"], fold_count, problems)
-    y_class = _labels(paths.get("y_class"), problems)
-    y_regr, y_censor = _values(paths.get("y_regr"), paths.get("y_censor"), problems)
+    problems = ImportProblems()
+    x = read_matrix(paths["x"], problems, allowed=(1,), what="bits")
+    folds = read_folds(paths["folds"], fold_count, problems)
+    y_class = read_labels(paths.get("y_class"), problems)
+    y_regr, y_censor = read_values(paths.get("y_regr"), paths.get("y_censor"), problems)
     _compare_rows(paths, {"x": x, "folds": folds, "y_class": y_class, "y_regr": y_regr}, problems)
     classification = _tasks("classification", paths.get("class_weights"), y_class, problems)
     regression = _tasks("regression", paths.get("regr_weights"), y_regr, problems)
@@ -196,115 +181,16 @@ def _same_rows(one: _DataSet, other: _DataSet) -> bool:
     pairs = [(one.paths()[key], other.paths()[key]) for key in ("x", "folds")]
     if all(all(path.is_file() for path in pair) and sha256(pair[0]) == sha256(pair[1]) for pair in pairs):
         return True
-    problems = _Problems()
-    first, second = (_matrix(path, problems, allowed=(1,), what="bits") for path in pairs[0])
-    first_folds, second_folds = (_folds(path, _MOST_FOLDS, problems) for path in pairs[1])
+    problems = ImportProblems()
+    first, second = (read_matrix(path, problems, allowed=(1,), what="bits") for path in pairs[0])
+    first_folds, second_folds = (read_folds(path, MOST_FOLDS, problems) for path in pairs[1])
     problems.raise_if_any()
     if first is None or second is None or first_folds is None or second_folds is None:
         return False
-    return _same_pattern(first, second) and np.array_equal(first_folds, second_folds)
+    return same_pattern(first, second) and np.array_equal(first_folds, second_folds)
 
 
-def _same_pattern(one: csr_array, other: csr_array) -> bool:
-    same = np.array_equal(one.indptr, other.indptr) and np.array_equal(one.indices, other.indices)
-    return same and one.shape == other.shape
-
-
-def _matrix(path: Path, problems: _Problems, *, what: str, allowed: Sequence[int] | None = None) -> csr_array | None:
-    """Read a CSR matrix, sorted; None after a problem. Stored zeros stay."""
-    try:
-        # It refuses pickled objects. A file that is opened here is closed whatever happens.
-        with path.open("rb") as file:
-            loaded = load_npz(file)
-        if loaded.format != "csr" or len(loaded.shape) != 2:
-            problems.add(path, f"expected a matrix in CSR format, got {loaded.format}: save it with tocsr()")
-            return None
-        matrix = csr_array(loaded)
-        matrix.check_format(full_check=True)
-    except FileNotFoundError:
-        problems.add(path, "it is missing")
-        return None
-    except _UNREADABLE as error:
-        problems.add(path, f"it is damaged or not a SciPy sparse matrix ({error})")
-        return None
-    matrix.sort_indices()
-    if not matrix.has_canonical_format:
-        problems.add(path, "some entries are stored twice: sum or remove them where they come from")
-    elif matrix.dtype.kind not in "biuf" or not np.isfinite(matrix.data).all():
-        problems.add(path, f"expected finite numbers as {what}")
-    elif allowed is not None and not np.isin(matrix.data, allowed).all():
-        expected = " and ".join(f"{value:+d}" if value else "0" for value in allowed)
-        problems.add(path, f"expected {what} of {expected} only, got {_example(matrix.data, allowed)}")
-    else:
-        return matrix
-    return None
-
-
-def _example(data: npt.NDArray[Any], allowed: Sequence[int]) -> str:
-    return f"{data[~np.isin(data, allowed)][0]:g}"
-
-
-def _folds(path: Path, count: int | None, problems: _Problems) -> npt.NDArray[np.int8] | None:
-    try:
-        with path.open("rb") as file:
-            folds = np.load(file, allow_pickle=False)
-    except FileNotFoundError:
-        problems.add(path, "it is missing")
-        return None
-    except _UNREADABLE as error:
-        problems.add(path, f"it is damaged or not an array ({error})")
-        return None
-    if not isinstance(folds, np.ndarray) or folds.ndim != 1 or folds.dtype.kind not in "iu" or not len(folds):
-        problems.add(path, "expected one whole number for each row")
-        return None
-    present = np.unique(folds)
-    most = len(present) if count is None else count
-    if most > _MOST_FOLDS:
-        problems.add(path, f"expected at most {_MOST_FOLDS} folds, got {most}")
-        return None
-    if present[0] < 0 or present[-1] >= most:
-        remedy = "; give fold_count if some folds have no row" if count is None else ""
-        problems.add(path, f"expected folds 0 to {most - 1}, got {present[0]} to {present[-1]}{remedy}")
-        return None
-    return folds.astype(np.int8)
-
-
-def _labels(path: Path | None, problems: _Problems) -> csr_array | None:
-    if path is None:
-        return None
-    matrix = _matrix(path, problems, what="labels")
-    if matrix is None:
-        return None
-    zero_one = bool((matrix.data == 0).any())
-    allowed = (0, 1) if zero_one else (-1, 1)
-    if not np.isin(matrix.data, allowed).all():
-        got = _example(matrix.data, allowed)
-        problems.add(path, f"expected labels of -1 and +1, or of 0 and +1, got {'0 and ' if zero_one else ''}{got}")
-        return None
-    signs = np.where(matrix.data == 1, np.int8(1), np.int8(-1))
-    return csr_array((signs, matrix.indices, matrix.indptr), shape=matrix.shape)
-
-
-def _values(
-    path: Path | None, censor_path: Path | None, problems: _Problems
-) -> tuple[csr_array | None, csr_array | None]:
-    if path is None or censor_path is None:
-        return None, None
-    values = _matrix(path, problems, what="values")
-    censor = _matrix(censor_path, problems, allowed=(-1, 0, 1), what="censor codes")
-    if values is not None:
-        with np.errstate(over="ignore"):
-            values = values.astype(np.float32)
-        if not np.isfinite(values.data).all():
-            problems.add(path, "some values are too large for float32: use another unit")
-    if values is not None and censor is not None and not _same_pattern(values, censor):
-        problems.add(
-            censor_path, f"expected exactly the entries of {path.name}; a stored 0 (exact) must not be dropped"
-        )
-    return values, None if censor is None else censor.astype(np.int8)
-
-
-def _compare_rows(paths: dict[str, Path], parts: dict[str, Any], problems: _Problems) -> None:
+def _compare_rows(paths: dict[str, Path], parts: dict[str, Any], problems: ImportProblems) -> None:
     rows = {paths[key].name: part.shape[0] for key, part in parts.items() if part is not None}
     if len(set(rows.values())) > 1:
         listed = ", ".join(f"{name} has {count}" for name, count in rows.items())
@@ -313,12 +199,12 @@ def _compare_rows(paths: dict[str, Path], parts: dict[str, Any], problems: _Prob
         problems.add(paths["x"], "it has no rows")
 
 
-def _tasks(kind: Kind, path: Path | None, matrix: csr_array | None, problems: _Problems) -> list[Task]:
+def _tasks(kind: Kind, path: Path | None, matrix: csr_array | None, problems: ImportProblems) -> list[Task]:
     """Read one task for each row of a weight table, in the order of ``task_id``; none after a problem."""
     if path is None:
         return []
     before = len(problems.lines)
-    table = _table(path, "task_id", ("training_weight", "aggregation_weight"), problems)
+    table = read_table(path, "task_id", ("training_weight", "aggregation_weight"), problems)
     if table is None:
         return []
     wrong = [name for name in table.columns if name not in _COLUMNS]
@@ -327,10 +213,10 @@ def _tasks(kind: Kind, path: Path | None, matrix: csr_array | None, problems: _P
     if matrix is not None and matrix.shape[1] != len(table):
         problems.add(path, f"expected a row for each of {matrix.shape[1]} columns of the matrix, got {len(table)}")
     regression = kind == "regression"
-    training = _numbers(path, table, "training_weight", problems, most=1.0)
-    aggregation = _numbers(path, table, "aggregation_weight", problems)
-    censored = _numbers(path, table, "censored_weight", problems, blank=not regression)
-    catalogue = _numbers(path, table, "catalog_id", problems, blank=True, whole=True)
+    training = read_numbers(path, table, "training_weight", problems, most=1.0)
+    aggregation = read_numbers(path, table, "aggregation_weight", problems)
+    censored = read_numbers(path, table, "censored_weight", problems, blank=not regression)
+    catalogue = read_numbers(path, table, "catalog_id", problems, blank=True, whole=True)
     if len(problems.lines) > before:
         return []
     types = table["task_type"].tolist() if "task_type" in table.columns else [""] * len(table)
@@ -358,58 +244,6 @@ def _tasks(kind: Kind, path: Path | None, matrix: csr_array | None, problems: _P
     ]
 
 
-def _table(path: Path, key: str, needed: Sequence[str], problems: _Problems) -> pd.DataFrame | None:
-    """Read a table as text, in the order of its `key`, which counts its rows from 0; None after a problem."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        problems.add(path, "it is missing")
-        return None
-    except (OSError, ValueError) as error:
-        problems.add(path, f"it is not a CSV table ({error})")
-        return None
-    lacking = [name for name in (key, *needed) if name not in table.columns]
-    if lacking or not isinstance(table.index, pd.RangeIndex):
-        wrong = f"columns {', '.join(lacking)} are missing" if lacking else "rows have more fields than the header"
-        problems.add(path, wrong)
-        return None
-    # T8 lists tasks below their quorum too, without an id.
-    table = table[table[key].str.strip() != ""] if path.name.startswith("T8") else table
-    numbers = pd.to_numeric(table[key], errors="coerce").to_numpy(np.float64)
-    order = np.argsort(numbers, kind="stable")
-    if not np.array_equal(numbers[order], np.arange(len(numbers))):
-        problems.add(path, f"expected each {key} from 0 to {len(numbers) - 1} once")
-        return None
-    return table.iloc[order]
-
-
-def _numbers(
-    path: Path,
-    table: pd.DataFrame,
-    name: str,
-    problems: _Problems,
-    *,
-    most: float = np.inf,
-    blank: bool = False,
-    whole: bool = False,
-) -> npt.NDArray[np.float64]:
-    """Return a column as numbers of at least 0, NaN where it may be blank; all NaN without the column."""
-    if name not in table.columns:
-        return np.full(len(table), np.nan)
-    numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
-    wrong = ~((numbers >= 0) & (numbers <= most) & np.isfinite(numbers))
-    if whole:
-        wrong |= numbers % 1 != 0
-    if blank:
-        wrong &= (table[name].str.strip() != "").to_numpy()
-    if wrong.any():
-        first = int(np.flatnonzero(wrong)[0])
-        limit = f"from 0 to {most:g}" if np.isfinite(most) else "of at least 0"
-        got = table[name].iloc[first]
-        problems.add(path, f"line {table.index[first] + 2}, column {name}: expected a number {limit}, got {got!r}")
-    return numbers
-
-
 def _result_table(source: Path, data_sets: Sequence[_DataSet], name: str) -> Path | None:
     places = []
     for data_set in data_sets:
@@ -421,11 +255,11 @@ def _result_table(source: Path, data_sets: Sequence[_DataSet], name: str) -> Pat
     return next((place / name for place in places if (place / name).is_file()), None)
 
 
-def _described(tasks: list[Task], path: Path, problems: _Problems) -> list[Task]:
+def _described(tasks: list[Task], path: Path, problems: ImportProblems) -> list[Task]:
     """Give tasks the assay, threshold and direction that T8c.csv or T8r.csv tells."""
     classification = path.name == "T8c.csv"
     key = "cont_classification_task_id" if classification else "cont_regression_task_id"
-    table = _table(path, key, ("input_assay_id", *(("threshold",) if classification else ())), problems)
+    table = read_table(path, key, ("input_assay_id", *(("threshold",) if classification else ())), problems)
     if table is None:
         return tasks
     if not _same_run(tasks, table):
