@@ -9,8 +9,8 @@ what 2021.03.5 makes of it (``tuner``), what we make of it (``today``), and the 
 - ``valence``, 17 phosphates and phosphonates. An old rule turns P(=O)O into [PH](=O)=O, and so does today's
   enumerator with the old rules: it still picks TUNER's result, letter for letter. But that phosphorus has seven bonds,
   which RDKit read in 2021 and refuses today, so that we take the new rules, which leave the group alone. Nothing else
-  changes, except in one mycophenolate derivative (note ``lactone``), where the old rules also open the aromatic lactone
-  to an isobenzofuran and the new rules do not.
+  changes, except in one mycophenolate derivative (note ``lactone``), where the old rules also turn the lactone
+  into a hydroxyisobenzofuran and the new rules do not.
 - ``enumeration``, 9 molecules. The same rules, applied by today's RDKit, reach other tautomers than the ones that
   2021.03.5 reached, whose number is ``tautomers``. Note ``more`` (5): today finds more, and one that 2021.03.5 did not
   find scores higher, or the same with the smaller SMILES. Note ``limit`` (3): both stop at 256 tautomers, today's are
