@@ -134,7 +134,7 @@ def test_a_wrong_wide_table(wide, text, settings, found):
     ("text", "settings", "found"),
     [
         (LONG.replace("2.5", "x"), {}, "line 3, column value: expected a finite number"),
-        (LONG.replace("2.5", ""), {}, "line 3, column value: expected a number"),
+        (LONG.replace("2.5", ""), {}, "line 3, column value: expected a finite number"),
         (LONG.replace("2.5", "<2.5"), {}, "expected a number, as there is a column of qualifiers, got '<2.5'"),
         (LONG.replace(",<,", ",less,"), {}, "line 3, column q: expected one of = ~ < <= << > >= >> or nothing"),
         (LONG.replace("CCO,logD", "CCCO,logD"), {}, "line 3, column smiles: the compound has another SMILES"),
@@ -148,3 +148,43 @@ def test_a_wrong_long_table(long, text, settings, found):
         long(text, **settings)
     assert caught.value.code == "PFL-D02"
     assert found in str(caught.value)
+
+
+def test_listed_assays_do_not_depend_on_what_is_measured(long):
+    first, second = (long(text, assays=["tox", "logD", "other"]) for text in (LONG, LONG.replace(",logD,", ",tox,")))
+    assert first.assays["assay"].tolist() == second.assays["assay"].tolist() == ["logD", "other", "tox"]
+    assert first.listed
+    with pytest.raises(DataError, match=r"line 3, column assay: assay 'logD' is not listed"):
+        long(assays=["tox"])
+
+
+def test_assays_that_the_rows_tell_are_not_listed(long, wide):
+    assert not long().listed
+    assert wide().listed
+
+
+def test_names_with_control_characters_are_refused(long, wide):
+    with pytest.raises(DataError, match="without control characters"):
+        long(LONG.replace(",logD,", ',"log\rD",'))
+    with pytest.raises(DataError, match="without control characters"):
+        wide(WIDE.replace(",logD,", ',"log\tD",'))
+
+
+def test_a_name_twice_is_refused():
+    with pytest.raises(ValueError, match="each name once"):
+        WideTables(form="wide", files=["x"], assays=["a", "a"])
+
+
+def test_many_columns_are_read_as_few(wide):
+    names = [f"a{number:04}" for number in range(3000)]
+    row = ["<5" if number % 7 == 3 else "" for number in range(3000)]
+    tables = wide(f"smiles,{','.join(names)}\nCCO,{','.join(row)}\n", compound=None, date=None, assay_settings={})
+    assert tables.activities["assay"].tolist() == list(range(3, 3000, 7))
+    assert set(tables.activities["value"]) == {5.0}
+    with pytest.raises(DataError, match=r"line 2, column a0003: expected a finite number"):
+        wide(
+            f"smiles,{','.join(names)}\nCCO,{','.join(row)}\n".replace("<5", "x", 1),
+            compound=None,
+            date=None,
+            assay_settings={},
+        )

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import stat
 import sys
 
 import numpy as np
@@ -13,9 +14,12 @@ from pharma_fl.data.fingerprints import bit_permutation, bit_positions, count_bi
 from pharma_fl.data.folds import fold_of, fold_scaffold, lsh_bits
 from pharma_fl.data.keys import Keys
 from pharma_fl.data.matrices import PreparedData
-from pharma_fl.data.molecules import compound_id
+from pharma_fl.data.molecules import Molecule, compound_id
 from pharma_fl.data.prepare import prepare
-from pharma_fl.errors import DataError
+from pharma_fl.errors import ConfigError, DataError
+
+# The package exports a function under the module's name.
+compounds_module = sys.modules["pharma_fl.data.compounds"]
 
 SECRET = b"secret of the tests"
 KEYS = Keys.derive(SECRET, "hkdf")
@@ -220,10 +224,13 @@ def test_a_missing_key_file_is_an_error(make_partner):
 
 
 def test_a_data_folder_with_other_files_is_refused_before_any_work(make_partner):
-    partner = make_partner(toml='data = "."')
-    with pytest.raises(DataError, match="PFL-D08"):
+    partner = make_partner()
+    partner.path("data").mkdir()
+    (partner.path("data") / "thesis.tex").write_text("years")
+    with pytest.raises(DataError, match="thesis.tex") as caught:
         prepare(partner)
-    assert partner.path("T0.csv").exists()
+    assert caught.value.code == "PFL-D08"
+    assert (partner.path("data") / "thesis.tex").exists()
 
 
 def test_tasks_from_data_are_marked_and_counted(make_partner):
@@ -354,3 +361,79 @@ def test_real_assays(shared_data, make_partner):
     assert counts["activities"]["read"] == counts["activities"]["kept"] + sum(counts["activities"]["dropped"].values())
     PreparedData.open(partner.path("data")).verify()
     assert json.loads((partner.path("data") / "manifest.json").read_text()) == manifest
+
+
+LONG = "smiles,assay,value\nCCO,a,0.5\nCCN,a,2\n"
+LONG_TOML = '[tables]\nform = "long"\nfiles = ["long.csv"]\n{}[tables.assay_defaults]\nexpert_thresholds = [1.0]'
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_long_table_without_a_list_of_assays_has_data_derived_tasks(make_partner, tmp_path, listed):
+    partner = make_partner(toml=LONG_TOML.format('assays = ["a", "b"]\n' if listed else ""))
+    found = []
+    for more in ("", "CCCCl,b,3\n"):
+        (tmp_path / "long.csv").write_text(LONG + more)
+        manifest = prepare(partner)
+        data = PreparedData.open(partner.path("data"))
+        found.append([(task.task, task.column, task.training_weight) for task in data.tasks])
+        assert manifest["data_derived_assays"] == ([] if listed else ["a", "b"][: 2 if more else 1])
+        assert all(task.data_derived != listed for task in data.tasks)
+    # What the row of a new assay adds is a task only where the list follows from the rows.
+    assert (found[0] == found[1]) == listed
+
+
+def test_a_compound_whose_bits_fail_later_is_dropped_and_tried_again(make_partner, monkeypatch):
+    partner = make_partner()
+    whole = prepare(partner)
+    again = make_partner(toml="[fingerprint]\nradius = 2")
+    real = compounds_module.work
+
+    def work(task, batches, recipe, *, workers):
+        for batch, results in real(task, batches, recipe, workers=workers):
+            yield batch, [Molecule(reason="timed_out") if one.smiles == "CCO" else one for one in results]
+
+    monkeypatch.setattr(compounds_module, "work", work)
+    manifest = prepare(again)
+    assert manifest["counts"]["structures"]["dropped"]["timed_out"] == 1
+    assert manifest["sizes"]["compounds"] == whole["sizes"]["compounds"] - 1
+    monkeypatch.undo()
+    assert prepare(again)["sizes"]["compounds"] == whole["sizes"]["compounds"]
+
+
+def test_folders_are_for_their_owner_alone(prepared):
+    partner, _, data = prepared
+    assert stat.S_IMODE(data.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((partner.path("cache") / "structures.sqlite").stat().st_mode) == 0o600
+
+
+def test_a_new_cache_folder_is_for_its_owner_alone(make_partner):
+    partner = make_partner(toml='cache = "other"')
+    prepare(partner)
+    assert stat.S_IMODE(partner.path("other").stat().st_mode) == 0o700
+
+
+def test_a_cache_that_is_damaged_inside_is_named(make_partner):
+    partner = make_partner()
+    prepare(partner)
+    path = partner.path("cache") / "structures.sqlite"
+    content = bytearray(path.read_bytes())
+    content[20_000:] = b"\xa5" * (len(content) - 20_000)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="Delete that file") as caught:
+        prepare(partner)
+    assert caught.value.code == "PFL-D12"
+
+
+@pytest.mark.parametrize("where", ["cache", "data"])
+def test_a_place_that_cannot_be_written_has_a_code(make_partner, tmp_path, where):
+    partner = make_partner(toml='cache = "file/cache"' if where == "cache" else 'data = "file/data"')
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DataError) as caught:
+        prepare(partner)
+    assert caught.value.code == "PFL-D10"
+
+
+@pytest.mark.parametrize("cache", ["data", "./data", "data/cache", "."])
+def test_a_cache_within_the_data_is_refused(make_partner, cache):
+    with pytest.raises(ConfigError, match="folders of their own"):
+        make_partner(toml=f'cache = "{cache}"')

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pharma_fl.data import replacement as module
-from pharma_fl.data.replacement import replacement
+from pharma_fl.data.replacement import leftovers, replacement
 
 
 def content(folder):
@@ -88,3 +88,22 @@ with module.replacement(Path(sys.argv[1])) as part:
     done = subprocess.run([sys.executable, "-c", script, str(folder)], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert content(folder) == {"old": "old"}
+
+
+def test_leftovers_are_those_of_this_folder_alone(folder, tmp_path):
+    mine, other, odd = (
+        tmp_path / name for name in (".data.abc_1234.part", ".data.south.abc_1234.part", ".data.x.part")
+    )
+    for path in (mine, other, odd):
+        path.mkdir()
+    assert leftovers(folder) == [mine]
+    # Where the folder itself is gone, a part may be all that is left of it.
+    assert not leftovers(tmp_path / "gone")
+
+
+def test_leftovers_of_an_odd_name(tmp_path):
+    for name in ("data[1]", "*"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".data[1].abc_1234.part").mkdir()
+    assert leftovers(tmp_path / "data[1]") == [tmp_path / ".data[1].abc_1234.part"]
+    assert not leftovers(tmp_path / "*")

@@ -31,7 +31,7 @@ def test_rows_know_their_lines(read):
 
 
 def test_pieces_continue_the_count(read, monkeypatch):
-    monkeypatch.setattr(table_files, "_CELLS_AT_ONCE", 4)
+    monkeypatch.setattr(table_files, "_ROWS_AT_ONCE", 2)
     pieces = read(b"a,b\n" + b"".join(b"%d,x\n" % n for n in range(5)))
     assert [piece[LINE] for piece in pieces] == [[2], [3, 4], [5, 6]]
 
@@ -106,3 +106,17 @@ def test_a_wrong_cell_of_a_parquet_file_has_a_row_not_a_line(tmp_path):
     problems.add_rows(piece, np.array([True]), "a", lambda v: f"bad {v}")
     with pytest.raises(DataError, match=r"table\.parquet row 1, column a: bad 'x'"):
         problems.raise_if_any()
+
+
+def test_columns_of_parquet_that_are_not_asked_for_may_hold_anything(tmp_path):
+    path = tmp_path / "table.parquet"
+    pd.DataFrame({"x": [[1], [2]], "a": [1, 2], "y": [b"\xff", b"\x00"]}).to_parquet(path)
+    (piece,) = read_pieces([path], ["a"], Problems())
+    assert piece["a"].tolist() == ["1", "2"]
+
+
+def test_a_header_that_cannot_be_read_is_an_error(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text('smiles,"a')
+    with pytest.raises(DataError, match="not a CSV table"):
+        read_header(path)

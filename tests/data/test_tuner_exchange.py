@@ -822,6 +822,34 @@ def test_a_damaged_file_is_named_and_never_unpickled(exported, name, damage):
     assert name in str(caught.value)
 
 
+def test_a_header_that_claims_a_terabyte_is_refused(exported):
+    path = exported / "matrices" / "wo_aux" / "hyb" / "hyb_T11_fold_vector.npy"
+    content = path.read_bytes()
+    length = content[content.index(b"(") : content.index(b",)")]
+    claimed = b"(" + b"9" * 13
+    grown = content.replace(length + b",)", claimed + b",)", 1).replace(b" " * (len(claimed) - len(length)), b"", 1)
+    path.write_bytes(grown)
+    with pytest.raises(DataError) as caught:
+        back(exported)
+    assert caught.value.code == "PFL-D16"
+
+
+def test_more_columns_than_bits_can_be_are_refused(exported):
+    folder = exported / "matrices" / "wo_aux" / "hyb"
+    x = load_npz(folder / "hyb_T11_x.npz")
+    wide = csr_matrix((x.data, x.indices, x.indptr), shape=(x.shape[0], 1_048_577))
+    save_npz(folder / "hyb_T11_x.npz", wide)
+    with pytest.raises(DataError, match="at most 1,048,576 columns"):
+        back(exported)
+
+
+def test_an_export_into_the_prepared_data_is_refused(exported):
+    data = PreparedData.open(exported.parent / "data")
+    with pytest.raises(DataError, match="lies in the prepared data") as caught:
+        export_tuner(data, data.folder / "tuner")
+    assert caught.value.code == "PFL-D08"
+
+
 def test_all_problems_are_told_together(exported):
     folder = exported / "matrices" / "wo_aux" / "hyb"
     change(folder, "hyb_T11_x.npz", with_data(_0=3))

@@ -123,13 +123,13 @@ def _import(partner: Partner, source: Path, *, public_tasks: bool, as_json: bool
         return
     rows = [[key.replace("_", " "), f"{value:,}"] for key, value in made["sizes"].items()]
     console.print(table(f"Imported for {partner.name}", ["what", "number"], rows))
-    console.print(f"Matrices: {partner.path(partner.data)}")
+    console.print(f"Matrices: {partner.path(partner.data)}", soft_wrap=True, markup=False)
 
 
 def _print_counts(partner: Partner, made: dict[str, Any]) -> None:
     rows = [[key.replace("_", " "), f"{value:,}"] for key, value in _flat(made["counts"])]
     console.print(table(f"Prepared for {partner.name}", ["what", "number"], rows))
-    console.print(f"Matrices: {partner.path(partner.data)}", soft_wrap=True)
+    console.print(f"Matrices: {partner.path(partner.data)}", soft_wrap=True, markup=False)
 
 
 def _flat(counts: dict[str, Any], prefix: str = "") -> list[tuple[str, int]]:

@@ -68,8 +68,9 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
         raise PrivacyError(
             "PFL-P04",
             f"The tasks of {len(records.data_derived_assays)} assays (assay {records.data_derived_assays[0]}, ...) "
-            "follow from the data, which the accounting does not cover. Give these assays expert thresholds and "
-            "prepare again; where matrices were imported, docs/data.md says when --public-tasks is right.",
+            "follow from the data, which the accounting does not cover. Give these assays expert thresholds, list "
+            "them in tables.assays if the table is a long one, and prepare again; where matrices were imported, "
+            "docs/data.md says when --public-tasks is right.",
         )
     network = SparseMultitaskNetwork(
         request.model,

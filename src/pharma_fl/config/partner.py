@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from pathlib import Path, PurePath
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -73,6 +74,15 @@ class Partner(Settings):
     def _dated(self) -> Self:
         if self.folds.method == "temporal" and self.tables.date is None:
             raise ValueError("temporal folds need tables.date, the column of each compound's date")
+        return self
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        data, cache = PurePath(os.path.normpath(self.data)), PurePath(os.path.normpath(self.cache))
+        if cache.is_relative_to(data) or data.is_relative_to(cache):
+            raise ValueError(
+                f"expected data and cache in folders of their own, as data is replaced whole, got {self.cache}"
+            )
         return self
 
     @classmethod

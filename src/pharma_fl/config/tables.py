@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from pharma_fl.config.base import Settings
 
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("expected each name once")
+    return names
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
 Files = Annotated[tuple[str, ...], Field(min_length=1)]
 AssayType = Literal["ADME", "OTHER", "NON-CATALOG-PANEL", "CATALOG-PANEL", "AUX_HTS", "AUX_PL"]
 
@@ -64,7 +72,7 @@ class WideTables(_CompoundTable):
     """One row a compound and one column an assay; an empty cell is not measured."""
 
     form: Literal["wide"]
-    assays: tuple[str, ...] = ()
+    assays: Names = ()
     """The columns that are assays; none listed, all but the other columns named here."""
 
 
@@ -72,6 +80,9 @@ class LongTables(_CompoundTable):
     """One row a measurement."""
 
     form: Literal["long"]
+    assays: Names = ()
+    """The assays there are, whatever is measured. None listed, the measurements tell, so that the list of tasks
+    follows from data and private training refuses it."""
     assay: str = "assay"
     """Column of the assay names."""
     value: str = "value"

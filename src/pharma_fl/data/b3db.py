@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from pharma_fl.data.folds import ACYCLIC, murcko_scaffold
-from pharma_fl.data.keys import family_hash
+from pharma_fl.data.keys import Keys, family_hash
 from pharma_fl.data.structures import StructureFailure
 from pharma_fl.errors import DataError
 
@@ -107,7 +107,8 @@ def write_partner_tables(folder: Path, names: Sequence[str], secret: bytes, *, e
         ``PFL-D06`` as `read_b3db`.
     """
     data = read_b3db().iloc[::every]
-    owner = np.array([family_hash(secret, _family(smiles), len(names)) for smiles in data["smiles"]])
+    key = Keys.derive(secret, "hkdf").families
+    owner = np.array([family_hash(key, _family(smiles), len(names)) for smiles in data["smiles"]])
     return [_write(folder / name, name, data[owner == number]) for number, name in enumerate(names)]
 
 

@@ -39,16 +39,16 @@ def number(raw: pd.DataFrame, column: str, problems: Problems, *, optional: bool
     return values
 
 
-def qualified_number(
-    raw: pd.DataFrame, column: str, problems: Problems
-) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float64]]:
-    """Return qualifier and value of cells such as ``<5`` or ``6.2``; an empty cell is NaN, without a problem."""
-    text = raw[column]
+def qualified_numbers(text: pd.Series[str]) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float64]]:
+    """Return qualifier and value of texts such as ``<5`` or ``6.2``; NaN where a text says no finite number.
+
+    >>> qualifier, value = qualified_numbers(pd.Series(["< 5", "6.2", "high"], dtype="str"))
+    >>> qualifier.tolist(), value.tolist()
+    (['<', '', ''], [5.0, 6.2, nan])
+    """
     parts = text.str.extract(f"^{_QUALIFIED}$")
     values = _parsed(parts[1].fillna(""), parts[1].notna().to_numpy())
-    wrong = ~np.isfinite(values) & (text != "").to_numpy(dtype=bool)
-    problems.add_rows(raw, wrong, column, lambda v: f"expected a finite number, with or without a qualifier, got {v}")
-    return parts[0].fillna("").to_numpy(dtype=object), values
+    return parts[0].fillna("").to_numpy(dtype=object), np.where(np.isfinite(values), values, np.nan)
 
 
 def boolean(raw: pd.DataFrame, column: str, problems: Problems) -> npt.NDArray[np.bool_]:

@@ -11,13 +11,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from pharma_fl.config import AssaySettings, LongTables, WideTables
-from pharma_fl.data.cells import NO_DATE, day, qualified_number
-from pharma_fl.data.problems import Problems
+from pharma_fl.data.cells import NO_DATE, day, qualified_numbers
+from pharma_fl.data.problems import FILE, LINE, Problems
 from pharma_fl.data.spool import Columns, Spool, pieces
 from pharma_fl.data.table_files import read_header, read_pieces
 from pharma_fl.data.tables import ACTIVITY_COLUMNS, QUALIFIER_TEXTS, Tables, structure_spool
 from pharma_fl.data.thresholds import EXPERT_THRESHOLDS
 
+_EXPECTED = "expected a finite number, with or without a qualifier"
 _CODES = {text: code for code, text in enumerate(QUALIFIER_TEXTS)}
 
 
@@ -43,15 +44,20 @@ def read_wide_tables(settings: WideTables, path: Callable[[str], Path], spool: P
             compound=_labels(settings, raw, row),
             smiles=raw[settings.smiles].tolist(),
         )
-        for assay, name in enumerate(names):
-            qualifier, value = qualified_number(raw, name, problems)
-            measured = np.flatnonzero(np.isfinite(value))
-            activities.append(
-                assay=np.full(len(measured), assay),
-                structure=row + measured,
-                qualifier=[_CODES[one] for one in qualifier[measured]],
-                value=_classes(value[measured]) if binary[assay] else value[measured],
-            )
+        # Of many columns most cells are empty: the others are read as one long column.
+        cells = raw[names].to_numpy(dtype=object)
+        where, assay = np.nonzero(cells != "")
+        text = pd.Series(cells[where, assay], dtype="str")
+        qualifier, value = qualified_numbers(text)
+        for wrong in np.flatnonzero(np.isnan(value)):
+            line = raw.iloc[where[wrong]]
+            problems.add(line[FILE], line[LINE], names[assay[wrong]], f"{_EXPECTED}, got {text.iloc[wrong]!r}")
+        activities.append(
+            assay=assay,
+            structure=row + where,
+            qualifier=[_CODES[one] for one in qualifier],
+            value=np.where(binary[assay], _classes(value), value),
+        )
         row += len(raw)
     problems.raise_if_any()
     return Tables(assays, activities.finish(), structures.finish())
@@ -61,7 +67,7 @@ def read_long_tables(settings: LongTables, path: Callable[[str], Path], spool: P
     """Read tables with one row a measurement.
 
     Rows of one compound id, or without ids of one SMILES, are one compound, dated by the earliest; assays are
-    numbered by name.
+    numbered by name. `settings.assays` lists them; without, the rows tell, and `Tables.listed` is false.
 
     Parameters and errors as `read_tuner_tables`; ``PFL-D02`` also where one id has two SMILES.
     """
@@ -75,6 +81,11 @@ def read_long_tables(settings: LongTables, path: Callable[[str], Path], spool: P
     days = _EarliestDays()
     for raw in read_pieces(paths, columns, problems):
         problems.add_rows(raw, (raw[settings.assay] == "").to_numpy(), settings.assay, lambda _: "expected a name")
+        if settings.assays:
+            unlisted = ~raw[settings.assay].isin(settings.assays).to_numpy()
+            problems.add_rows(
+                raw, unlisted, settings.assay, lambda v: f"assay {v} is not listed (partner.toml: tables.assays)"
+            )
         key = settings.compound or settings.smiles
         row, new, other = compounds.rows(raw[key], raw[settings.smiles])
         problems.add_rows(
@@ -90,7 +101,7 @@ def read_long_tables(settings: LongTables, path: Callable[[str], Path], spool: P
         qualifier, value = _measured(settings, raw, problems)
         activities.append(assay=assay, structure=row, qualifier=qualifier, value=value)
     problems.raise_if_any()
-    names = sorted(assay_numbers)
+    names = sorted(settings.assays or assay_numbers)
     _check_names(settings, names, problems)
     assays = _assays(settings, names)
     rank = {name: number for number, name in enumerate(names)}
@@ -100,6 +111,7 @@ def read_long_tables(settings: LongTables, path: Callable[[str], Path], spool: P
         assays,
         _by_name(activities.finish(), renumbered, assays["is_binary"].to_numpy(), spool / "activities"),
         Columns(len(known), {"day": days.finish()}, known.texts),
+        listed=bool(settings.assays),
     )
 
 
@@ -147,6 +159,9 @@ def _check_names(settings: WideTables | LongTables, names: Sequence[str], proble
     file = settings.files[0]
     if not names:
         problems.add(file, 1, "(file)", "no column is an assay")
+    for name in names:
+        if not name.isprintable():
+            problems.add(file, 1, repr(name), "expected the name of an assay without control characters")
     for name in sorted(set(settings.assay_settings) - set(names)):
         problems.add(file, 1, name, "no such assay, but partner.toml: tables.assay_settings names it")
     problems.raise_if_any()
@@ -188,8 +203,8 @@ def _classes(value: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _measured(
     settings: LongTables, raw: pd.DataFrame, problems: Problems
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
-    written, value = qualified_number(raw, settings.value, problems)
-    problems.add_rows(raw, (raw[settings.value] == "").to_numpy(), settings.value, lambda _: "expected a number")
+    written, value = qualified_numbers(raw[settings.value])
+    problems.add_rows(raw, np.isnan(value), settings.value, lambda v: f"{_EXPECTED}, got {v}")
     if settings.qualifier is None:
         return np.array([_CODES[one] for one in written], dtype=np.int8), value
     both = (raw[settings.qualifier] != "").to_numpy() & (written != "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, get_args
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pharma_fl.data.cells import NO_DATE
 from pharma_fl.data.folds import fold_of, temporal_fold
-from pharma_fl.data.molecules import Molecule, Recipe, features, molecules
+from pharma_fl.data.molecules import Molecule, Recipe, compound_id, features, molecules
 from pharma_fl.data.spool import Texts, pieces
 from pharma_fl.data.structure_cache import StructureCache, text_key
 from pharma_fl.data.structures import Reason
@@ -107,12 +107,12 @@ def compounds(
 
     compound, reason = _answers(cache, distinct, crashed)
     ids = np.unique(compound[reason == 0])
-    complete_features(cache, ids, recipe, workers)
+    lacking = complete_features(cache, ids, recipe, workers)
     of_row = np.full(len(smiles), -1, dtype=np.int32)
     why = np.full(len(smiles), _CODE["not_measured"], dtype=np.int8)
     found = np.where(reason == 0, np.searchsorted(ids, compound), -1).astype(np.int32)
     of_row[measured], why[measured] = found[inverse], reason[inverse]
-    folds, failed = _folds(cache, ids, folding, of_row)
+    folds, failed = _folds(cache, ids, folding, of_row, lacking)
     bad = np.flatnonzero(of_row >= 0)[failed[of_row[of_row >= 0]] != 0]
     why[bad] = failed[of_row[bad]]
     of_row[bad] = -1
@@ -147,13 +147,20 @@ def looked_up(texts: Sequence[str], cache: StructureCache, recipe: Recipe, worke
     return cache.molecules(texts)
 
 
-def complete_features(cache: StructureCache, ids: npt.NDArray[np.bytes_], recipe: Recipe, workers: int) -> None:
-    """Compute bits and families of compounds that were standardised with other settings of these."""
+def complete_features(
+    cache: StructureCache, ids: npt.NDArray[np.bytes_], recipe: Recipe, workers: int
+) -> dict[bytes, Reason]:
+    """Compute bits and families of compounds that were standardised before; return those that have none, and why."""
     lacking = [one for piece in pieces(len(ids), _PIECE) for one in cache.without_features(as_bytes(ids[piece]))]
     texts = (text for piece in pieces(len(lacking), _PIECE) for text in cache.smiles(lacking[piece]))
-    for _, molecule in _worked(_all_features, texts, len(lacking), recipe, workers, None):
-        cache.add_features(molecule)
+    failed: dict[bytes, Reason] = {}
+    for text, molecule in _worked(_all_features, texts, len(lacking), recipe, workers, None):
+        if molecule.smiles:
+            cache.add_features(molecule)
+        else:
+            failed[compound_id(text)] = molecule.reason or "crashed"
     cache.commit()
+    return failed
 
 
 def as_bytes(ids: npt.NDArray[np.bytes_]) -> list[bytes]:
@@ -209,18 +216,23 @@ def _folds(
     ids: npt.NDArray[np.bytes_],
     folding: ScaffoldFolds | TemporalFolds,
     of_row: npt.NDArray[np.int32],
+    lacking: Mapping[bytes, Reason],
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
     """Return each compound's fold, and the reason why it has none."""
     folds, failed = np.zeros(len(ids), dtype=np.int8), np.zeros(len(ids), dtype=np.int8)
+    if lacking:
+        failed[:] = [_CODE[lacking[one]] if one in lacking else 0 for one in as_bytes(ids)]
     if isinstance(folding, TemporalFolds):
         latest = np.iinfo(np.int32).max
         earliest = np.full(len(ids), latest, dtype=np.int32)
         dated = (of_row >= 0) & (folding.days != NO_DATE)
         np.minimum.at(earliest, of_row[dated], folding.days[dated])
-        failed[earliest == latest] = _CODE["no_date"]
+        failed[(earliest == latest) & (failed == 0)] = _CODE["no_date"]
         return temporal_fold(earliest, folding.cutoffs), failed
-    for piece in pieces(len(ids), _PIECE):
-        for number, (family, reason) in enumerate(cache.families(as_bytes(ids[piece])), piece.start):
+    there = np.flatnonzero(failed == 0)
+    for piece in pieces(len(there), _PIECE):
+        found = cache.families(as_bytes(ids[there[piece]]))
+        for number, (family, reason) in zip(there[piece], found, strict=True):
             if reason is None:
                 folds[number] = fold_of(family, folding.key, folding.count)
             else:

@@ -19,6 +19,7 @@ Counts = npt.NDArray[np.uint16]
 _MOST = np.iinfo(np.uint16).max
 
 
+@lru_cache(maxsize=4)
 def bit_permutation(key: bytes, bits: int) -> Positions:
     """Return where each bit goes: the rank of its keyed hash among all bits.
 
@@ -38,6 +39,7 @@ def bit_permutation(key: bytes, bits: int) -> Positions:
     hashed = np.array([permutation_hash(key, str(bit)) for bit in range(bits)], dtype=np.int64)
     permutation = np.empty(bits, dtype=np.int32)
     permutation[np.argsort(hashed, kind="stable")] = np.arange(bits, dtype=np.int32)
+    permutation.flags.writeable = False
     return permutation
 
 

@@ -14,6 +14,7 @@ protects nothing among partners.
 from __future__ import annotations
 
 import base64
+import codecs
 import hashlib
 import hmac
 import os
@@ -48,7 +49,7 @@ class Keys:
     Attributes
     ----------
     permutation, folds, families, probe : bytes
-        What the tree above says. `families` is the key that `family_hash` derives.
+        What the tree above says.
     key_id : str
         Public name of the secret, the same under every scheme.
     scheme : {"hkdf", "tuner"}
@@ -89,8 +90,8 @@ class Keys:
 def read_secret(path: Path) -> bytes:
     """Read the consortium secret.
 
-    White space around it is not part of the secret: a line end that one partner's editor added would
-    otherwise give that partner other bits and folds.
+    White space around it and a byte order mark are not part of the secret: what one partner's editor added
+    would otherwise give that partner other bits and folds.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ def read_secret(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
             rights = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-            secret = stream.read().strip()
+            secret = stream.read().removeprefix(codecs.BOM_UTF8).strip()
     except OSError as error:
         raise DataError("PFL-D03", f"Cannot read the key file {path}: {error.strerror}. {remedy}") from error
     if rights & _OTHERS:
@@ -195,13 +196,13 @@ def fold_hash(key: bytes, text: str, folds: int) -> int:
     return random.Random(_hmac(key, text)).randint(0, folds - 1)  # noqa: S311 - the seed is the keyed hash
 
 
-def family_hash(secret: bytes, text: str, buckets: int) -> int:
-    """Return a keyed bucket for `text`, in ``range(buckets)``, independent of `fold_hash`.
+def family_hash(key: bytes, text: str, buckets: int) -> int:
+    """Return a keyed bucket for `text`, in ``range(buckets)``; `key` is `Keys.families`.
 
     It spreads scaffold families over simulated partners. With the fold's hash each partner would get some
     folds and not others.
     """
-    return int.from_bytes(_hmac(_derive(secret, _FAMILY, 32), text), "big") % buckets
+    return int.from_bytes(_hmac(key, text), "big") % buckets
 
 
 def _hmac(key: bytes, text: str) -> bytes:

@@ -93,12 +93,13 @@ def targets(
                 if marks is None:
                     column = np.full(len(record), len(regression))
                     numbers.append(row=row[record], column=column, value=value, censor=censor)
-                    regression.append(replace(task, column=len(regression)))
+                    regression.append(replace(task, column=len(regression), data_derived=not tables.listed))
                     continue
                 known, unknown = np.flatnonzero(marks), np.flatnonzero(marks == 0)
                 column = np.full(len(known), len(classification))
                 labels.append(row=row[record[known]], column=column, label=marks[known])
-                classification.append(replace(task, column=len(classification)))
+                derived = task.data_derived or not tables.listed
+                classification.append(replace(task, column=len(classification), data_derived=derived))
                 left_open += len(unknown)
                 writer.writerows(
                     [

@@ -68,7 +68,9 @@ def describe(
             "folds": partner.folds.model_dump(mode="json"),
         },
         "data_derived_assays": [
-            str(assay["assay"]) for assay in tables.assays.to_dict("records") if from_data(assay, rules)
+            str(assay["assay"])
+            for assay in tables.assays.to_dict("records")
+            if not tables.listed or from_data(assay, rules)
         ],
         "counts": {
             "assays": {"read": len(tables.assays), "with_task": len({task.assay for task in target.tasks})},

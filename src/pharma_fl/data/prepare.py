@@ -29,7 +29,7 @@ from pharma_fl.data.compounds import (
     compounds,
     looked_up,
 )
-from pharma_fl.data.exclusive import exclusive
+from pharma_fl.data.exclusive import exclusive, lock_of
 from pharma_fl.data.fingerprints import bit_permutation
 from pharma_fl.data.keys import Keys, read_secret
 from pharma_fl.data.labelling import save_targets, targets
@@ -38,7 +38,7 @@ from pharma_fl.data.manifest import describe
 from pharma_fl.data.measurements import aggregated
 from pharma_fl.data.molecules import Recipe
 from pharma_fl.data.probe import probe_molecules, probe_results
-from pharma_fl.data.replacement import replacement
+from pharma_fl.data.replacement import leftovers, replacement
 from pharma_fl.data.rules import Rules
 from pharma_fl.data.spool import Spool, pieces
 from pharma_fl.data.structure_cache import StructureCache
@@ -49,8 +49,12 @@ from pharma_fl.errors import DataError
 
 _PIECE = 20_000
 _SHOWN_SMILES = 1_000
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+_NOT_WRITTEN = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR}
+)
+_SQLITE_NOT_WRITTEN = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+)
 
 
 def prepare(partner: Partner, *, workers: int = 1, progress: Progress | None = None) -> dict[str, Any]:
@@ -86,14 +90,14 @@ def prepare(partner: Partner, *, workers: int = 1, progress: Progress | None = N
         ``PFL-D11`` another process prepares here, ``PFL-D12`` the cache is damaged. In each case an existing
         folder stays as it was.
     """
-    folder, cache_folder = partner.path(partner.data), partner.path(partner.cache)
+    folder, cache_folder = partner.path(partner.data).resolve(), partner.path(partner.cache)
     check_replaceable(folder)
     keys = Keys.derive(read_secret(partner.path(partner.key_file)), partner.key_scheme)
     rules = Rules.load(partner.path(partner.rules)) if partner.rules else Rules.built_in()
     recipe = Recipe(structures=partner.structures, fingerprint=partner.fingerprint, fold_method=partner.folds.method)
     with (
-        _full_disk(folder),
-        exclusive(folder.with_name(f".{folder.name}.lock")),
+        _writing(folder),
+        exclusive(lock_of(folder)),
         exclusive(cache_folder / "lock"),
         _spool(cache_folder, folder) as spool,
         StructureCache(cache_folder, recipe) as cache,
@@ -256,7 +260,7 @@ def _nothing_left(reason: npt.NDArray[np.int8], activities: dict[str, int]) -> D
 @contextmanager
 def _spool(cache_folder: Path, folder: Path) -> Iterator[Path]:
     """Yield a folder for what does not fit into memory; remove it, and what a killed process left."""
-    for left in (*cache_folder.glob("spool-*"), *folder.parent.glob(f".{folder.name}.*.part")):
+    for left in (*cache_folder.glob("spool-*"), *leftovers(folder)):
         shutil.rmtree(left, ignore_errors=True)
     spool = Path(tempfile.mkdtemp(prefix="spool-", dir=cache_folder))
     try:
@@ -266,18 +270,18 @@ def _spool(cache_folder: Path, folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _full_disk(folder: Path) -> Iterator[None]:
+def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
         if isinstance(error, OSError):
-            refused = error.errno in _FULL
+            refused = error.errno in _NOT_WRITTEN
         else:
-            refused = getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_FULL
+            refused = getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_NOT_WRITTEN
         if not refused:
             raise
         raise DataError(
             "PFL-D10",
-            f"The disk is full or refuses to write (preparing {folder}). What was there before is as it was, and "
-            "finished structures are kept. Free some space, then prepare again.",
+            f"Cannot write while preparing {folder}: {error}. What was there before is as it was, and finished "
+            "structures are kept. Free some space, or correct the path or its rights, then prepare again.",
         ) from error

@@ -10,8 +10,8 @@ import pandas as pd
 
 from pharma_fl.errors import DataError
 
-FILE, LINE = "_file", "_line"
-"""Columns of a table that say where a row came from."""
+FILE, LINE = "\0file", "\0line"
+"""Columns of a table that say where a row came from; no file names its columns so."""
 
 SHOWN = 100
 """Problems listed in full; the rest is counted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -53,6 +54,15 @@ def replacement(folder: Path) -> Iterator[Path]:
     finally:
         # After an exchange this is what was there before.
         shutil.rmtree(part, ignore_errors=True)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return what killed processes left beside `folder`; nothing where `folder` is not there, for one may be it."""
+    folder = folder.resolve()
+    if not folder.exists():
+        return []
+    mine = re.compile(re.escape(f".{folder.name}.") + r"[a-z0-9_]{8}\.part")
+    return [path for path in folder.parent.iterdir() if mine.fullmatch(path.name)]
 
 
 def _put(new: Path, folder: Path) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,7 @@ CREATE TABLE families (
     recipe INTEGER, compound BLOB, family TEXT, reason TEXT, PRIMARY KEY (recipe, compound)) WITHOUT ROWID;
 """
 _ASKED_AT_ONCE = 500
+_Row = TypeVar("_Row")
 _COMMIT_EVERY_S = 1.0
 
 
@@ -97,6 +98,8 @@ class StructureCache:
                 self.commit()
         finally:
             self._connection.close()
+        if isinstance(value, sqlite3.DatabaseError) and not isinstance(value, sqlite3.OperationalError):
+            raise self._unusable(str(value)) from value
 
     def standardised(self, keys: Sequence[bytes]) -> dict[bytes, Standardised]:
         """Return what is known of some `text_key`; a time-out only where the limit was no lower than today's."""
@@ -152,27 +155,30 @@ class StructureCache:
     def smiles(self, compounds: Sequence[bytes]) -> list[str]:
         """Return the standardised SMILES of known compounds, in their order."""
         query = "SELECT compound, smiles FROM compounds WHERE compound IN ({})"
-        found: dict[bytes, str] = dict(self._select(query, None, compounds))
-        return [found[compound] for compound in compounds]
+        return self._in_order(compounds, dict(self._select(query, None, compounds)))
 
     def families(self, compounds: Sequence[bytes]) -> list[tuple[str, Reason | None]]:
         """Return family, and the reason why there is none, of known compounds, in their order."""
         query = "SELECT compound, family, reason FROM families WHERE recipe = ? AND compound IN ({})"
         found = {compound: (family, reason) for compound, family, reason in self._select(query, "family", compounds)}
-        return [found[compound] for compound in compounds]
+        return self._in_order(compounds, found)
 
     def fingerprints(self, compounds: Sequence[bytes]) -> list[tuple[Positions, Counts]]:
         """Return the bits, not permuted, and their counts of known compounds, in their order."""
         query = "SELECT compound, bits, counts FROM fingerprints WHERE recipe = ? AND compound IN ({})"
         found = {compound: (bits, counts) for compound, bits, counts in self._select(query, "fingerprint", compounds)}
         return [
-            (np.frombuffer(found[one][0], dtype="<i4"), np.frombuffer(found[one][1], dtype="<u2")) for one in compounds
+            (np.frombuffer(bits, dtype="<i4"), np.frombuffer(counts, dtype="<u2"))
+            for bits, counts in self._in_order(compounds, found)
         ]
 
     def molecules(self, texts: Sequence[str]) -> list[Molecule]:
-        """Return all that is known of SMILES that were worked out before, in their order."""
+        """Return all that is known of SMILES that were worked out before, in their order; what is not known crashed."""
+        unknown = Standardised(None, "crashed")
         found = self.standardised([text_key(text) for text in texts])
-        answers = [found.get(text_key(text), Standardised(None, "crashed")) for text in texts]
+        answers = [found.get(text_key(text), unknown) for text in texts]
+        lacking = set(self.without_features([one.compound for one in answers if one.compound is not None]))
+        answers = [unknown if one.compound in lacking else one for one in answers]
         compounds = [one.compound for one in answers if one.compound is not None]
         smiles, fingerprints = iter(self.smiles(compounds)), iter(self.fingerprints(compounds))
         families = iter(self.families(compounds))
@@ -209,6 +215,12 @@ class StructureCache:
         for begin in range(0, len(ordered), _ASKED_AT_ONCE):
             some = ordered[begin : begin + _ASKED_AT_ONCE]
             yield from self._connection.execute(query.format(",".join("?" * len(some))), (*first, *some))
+
+    def _in_order(self, compounds: Sequence[bytes], found: Mapping[bytes, _Row]) -> list[_Row]:
+        try:
+            return [found[compound] for compound in compounds]
+        except KeyError as error:
+            raise self._unusable("rows are missing") from error
 
     def _unusable(self, why: str) -> DataError:
         return DataError(

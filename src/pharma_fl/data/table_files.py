@@ -6,6 +6,7 @@ import gzip
 import re
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 from pharma_fl.data.problems import FILE, LINE, Problems
 from pharma_fl.errors import DataError
 
-_CELLS_AT_ONCE = 800_000
+_ROWS_AT_ONCE = 200_000
+_CELLS_AT_ONCE = 4_000_000
 _BAD_LINE = re.compile(r"line (\d+): expected (\d+) fields, saw (\d+)")
 
 
@@ -31,8 +33,12 @@ def read_header(path: Path) -> list[str]:
     """
     if _is_parquet(path):
         with _open_parquet(path) as file:
-            return [str(name) for name in file.schema_arrow.names]
-    return [str(name).strip() for name in next(_csv_frames(path, Problems(), 1)).iloc[0]]
+            return [str(name).strip() for name in file.schema_arrow.names]
+    problems = Problems()
+    for frame in _csv_frames(path, problems, 1):
+        return [str(name).strip() for name in frame.iloc[0]]
+    problems.raise_if_any()
+    return []
 
 
 def read_pieces(
@@ -64,8 +70,10 @@ def read_pieces(
     """
     seen, sound = False, True
     for path in paths:
-        whole = _parquet_frames(path) if _is_parquet(path) else _csv_frames(path, problems)
+        wanted = (*required, *optional)
+        whole = _parquet_frames(path, wanted) if _is_parquet(path) else _csv_frames(path, problems)
         header: list[str] | None = None
+        place: dict[str, int] = {}
         lines_before = 0
         for frame in whole:
             if header is None:
@@ -74,13 +82,10 @@ def read_pieces(
                 if not _columns_are_right(path, header, required, optional, problems):
                     sound = False
                     break
+                place = {name: number for number, name in enumerate(header)}
                 lines_before = 0 if _is_parquet(path) else 1
             table = pd.DataFrame(
-                {
-                    name: frame.iloc[:, header.index(name)].str.strip() if name in header else ""
-                    for name in (*required, *optional)
-                },
-                index=frame.index,
+                {name: frame[place[name]].str.strip() if name in place else "" for name in wanted}, index=frame.index
             )
             table[FILE] = str(path)
             table[LINE] = frame.index.to_numpy() + lines_before
@@ -96,7 +101,8 @@ def read_pieces(
 def _columns_are_right(
     path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str], problems: Problems
 ) -> bool:
-    counts = {name: header.count(name) for name in (*required, *optional)}
+    found_names = Counter(header)
+    counts = {name: found_names[name] for name in (*required, *optional)}
     wrong = [name for name, count in counts.items() if count > 1 or (count == 0 and name in required)]
     for name in wrong:
         found = "is missing" if counts[name] == 0 else f"is there {counts[name]} times"
@@ -121,7 +127,7 @@ def _csv_frames(path: Path, problems: Problems, rows: int | None = None) -> Iter
                 encoding="utf-8-sig",
                 compression="gzip" if path.suffix == ".gz" else None,
                 on_bad_lines="warn",
-                chunksize=max(1, _CELLS_AT_ONCE // width),
+                chunksize=_rows_at_once(width),
                 nrows=rows,
             )
             with reader:
@@ -142,6 +148,10 @@ def _csv_frames(path: Path, problems: Problems, rows: int | None = None) -> Iter
         raise DataError("PFL-D01", f"{path} is empty. Export the table again, with its header.") from error
     except pd.errors.ParserError as error:
         problems.add(str(path), 1, "(file)", f"not a CSV table: {str(error).strip()}")
+
+
+def _rows_at_once(width: int) -> int:
+    return max(1, min(_ROWS_AT_ONCE, _CELLS_AT_ONCE // max(1, width)))
 
 
 def _width(path: Path) -> int:
@@ -178,25 +188,27 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, memory_map=False)
     except OSError as error:
-        raise DataError("PFL-D01", f"Cannot read {path}: {error.strerror}. Check partner.toml: tables.") from error
+        reason = error.strerror or "it is no file that can be read"
+        raise DataError("PFL-D01", f"Cannot read {path}: {reason}. Check partner.toml: tables.") from error
     except pa.ArrowException as error:
         raise DataError("PFL-D01", f"Cannot read {path}: it is not a Parquet file. Export it again.") from error
 
 
-def _parquet_frames(path: Path) -> Iterator[pd.DataFrame]:
-    """Yield a Parquet file as `_csv_frames` does: the names as first row, then text."""
+def _parquet_frames(path: Path, wanted: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """Yield a Parquet file as `_csv_frames` does: the names as first row, then text, but of wanted columns alone."""
     with _open_parquet(path) as file:
         names = file.schema_arrow.names
         header = pd.DataFrame([[str(name) for name in names]], index=[0], dtype="str")
         yield header
         row = 1
+        numbers = [number for number, name in enumerate(names) if str(name).strip() in wanted]
+        chosen = [names[number] for number in numbers]
         try:
-            for batch in file.iter_batches(batch_size=max(1, _CELLS_AT_ONCE // len(names))):
-                columns = [_text(batch.column(number)).to_pandas() for number in range(len(names))]
+            for batch in file.iter_batches(batch_size=_rows_at_once(len(chosen)), columns=chosen):
+                columns = [_text(batch.column(place)) for place in range(len(chosen))]
                 index = pd.RangeIndex(row, row + len(batch))
-                yield pd.DataFrame(
-                    {number: column.to_numpy() for number, column in enumerate(columns)}, index, dtype="str"
-                )
+                texts = {number: text.to_pandas() for number, text in zip(numbers, columns, strict=True)}
+                yield pd.DataFrame({number: text.to_numpy() for number, text in texts.items()}, index, dtype="str")
                 row += len(batch)
         except (OSError, pa.ArrowException) as error:
             raise DataError("PFL-D01", f"Cannot read {path}: its data is damaged. Export it again.") from error

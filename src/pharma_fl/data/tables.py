@@ -55,12 +55,15 @@ class Tables:
     catalogue : DataFrame or None
         ``catalog_assay_id`` and ``catalog_task_id`` int64, ``threshold`` float64, ``threshold_method`` str, and the
         expert thresholds, equal in every row.
+    listed : bool
+        The list of assays is the partner's and not taken from measurements, so that it tells of no compound.
     """
 
     assays: pd.DataFrame
     activities: Columns
     structures: Columns
     catalogue: pd.DataFrame | None = None
+    listed: bool = True
 
 
 def read_tuner_tables(settings: TunerTables, path: Callable[[str], Path], spool: Path) -> Tables:

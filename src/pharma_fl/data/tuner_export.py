@@ -74,6 +74,8 @@ def export_tuner(data: PreparedData, folder: Path) -> dict[str, int]:
         ``PFL-D08`` the folder holds other files.
     """
     _check_replaceable(folder)
+    if folder.resolve().is_relative_to(data.folder.resolve()):
+        raise DataError("PFL-D08", f"{folder} lies in the prepared data, which is replaced whole. Name another folder.")
     if data.x().dtype != np.int8:
         raise DataError(
             "PFL-D15",

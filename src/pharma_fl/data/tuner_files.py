@@ -19,8 +19,11 @@ from pharma_fl.errors import DataError
 MOST_FOLDS = 64
 """Folds that partner.toml allows."""
 
+MOST_BITS = 1_048_576
+"""Fingerprint bits that partner.toml allows."""
+
 _UNREADABLE = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError),
+    *(OSError, EOFError, MemoryError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error),
 )
 

@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
+from pharma_fl.data.exclusive import exclusive, lock_of
 from pharma_fl.data.matrices import sha256
 from pharma_fl.data.tasks import Kind, Task
 from pharma_fl.data.tuner_files import (
+    MOST_BITS,
     MOST_FOLDS,
     ImportProblems,
     read_folds,
@@ -103,6 +105,8 @@ def import_tuner(
     folds = read_folds(paths["folds"], fold_count, problems)
     y_class = read_labels(paths.get("y_class"), problems)
     y_regr, y_censor = read_values(paths.get("y_regr"), paths.get("y_censor"), problems)
+    if x is not None and x.shape[1] > MOST_BITS:
+        problems.add(paths["x"], f"expected at most {MOST_BITS:,} columns, got {x.shape[1]:,}")
     _compare_rows(paths, {"x": x, "folds": folds, "y_class": y_class, "y_regr": y_regr}, problems)
     classification = _tasks("classification", paths.get("class_weights"), y_class, problems)
     regression = _tasks("regression", paths.get("regr_weights"), y_regr, problems)
@@ -120,36 +124,37 @@ def import_tuner(
     if y_regr is not None:
         regression = _counted(regression, y_regr, y_censor)
     tasks = [replace(task, data_derived=not public_tasks) for task in _distinct([*classification, *regression])]
-    return write_prepared(
-        folder,
-        x=x.astype(np.int8),
-        y_class=nothing if y_class is None else y_class,
-        y_regr=nothing if y_regr is None else y_regr,
-        y_censor=nothing if y_censor is None else y_censor,
-        folds=folds,
-        compounds=_compounds(x),
-        tasks=tasks,
-        manifest={
-            "versions": {"pharma_fl": importlib.metadata.version("pharma-fl"), "numpy": np.__version__},
-            "imported": {
-                "format": "MELLODDY-TUNER",
-                "data_sets": [data_set.kind for data_set in data_sets],
-                "public_tasks": public_tasks,
-                "sha256": {path.name: sha256(path) for path in paths.values()},
+    with exclusive(lock_of(folder)):
+        return write_prepared(
+            folder,
+            x=x.astype(np.int8),
+            y_class=nothing if y_class is None else y_class,
+            y_regr=nothing if y_regr is None else y_regr,
+            y_censor=nothing if y_censor is None else y_censor,
+            folds=folds,
+            compounds=_compounds(x),
+            tasks=tasks,
+            manifest={
+                "versions": {"pharma_fl": importlib.metadata.version("pharma-fl"), "numpy": np.__version__},
+                "imported": {
+                    "format": "MELLODDY-TUNER",
+                    "data_sets": [data_set.kind for data_set in data_sets],
+                    "public_tasks": public_tasks,
+                    "sha256": {path.name: sha256(path) for path in paths.values()},
+                },
+                "settings": {"folds": {"count": fold_count or int(folds.max()) + 1}},
+                "data_derived_assays": list(dict.fromkeys(task.assay for task in tasks if task.data_derived)),
+                "counts": {
+                    "tasks": {
+                        "classification": len(classification),
+                        "regression": len(regression),
+                        "auxiliary": sum(task.auxiliary for task in tasks),
+                        "data_derived": sum(task.data_derived for task in tasks),
+                        "evaluate": sum(task.evaluate for task in tasks),
+                    }
+                },
             },
-            "settings": {"folds": {"count": fold_count or int(folds.max()) + 1}},
-            "data_derived_assays": list(dict.fromkeys(task.assay for task in tasks if task.data_derived)),
-            "counts": {
-                "tasks": {
-                    "classification": len(classification),
-                    "regression": len(regression),
-                    "auxiliary": sum(task.auxiliary for task in tasks),
-                    "data_derived": sum(task.data_derived for task in tasks),
-                    "evaluate": sum(task.evaluate for task in tasks),
-                }
-            },
-        },
-    )
+        )
 
 
 def _choose(source: Path) -> tuple[_DataSet, ...]:

@@ -131,13 +131,20 @@ class Records:
         Raises
         ------
         ModelError
-            ``PFL-M01`` the network is wider than the prepared fingerprints.
+            ``PFL-M01`` the network is wider than the prepared fingerprints; ``PFL-M07`` they are counts.
         """
         if input_bits > data.bits:
             raise ModelError(
                 "PFL-M01",
                 f"Expected model.input_bits <= {data.bits} prepared bits, got {input_bits}. "
                 "Lower model.input_bits in federation.toml, or prepare wider fingerprints.",
+            )
+        if len(data.arrays["x_counts"]):
+            # The first layer and its norms know set bits alone; a count would pass the clip uncounted.
+            raise ModelError(
+                "PFL-M07",
+                "Expected binary fingerprints, got counts, which the network does not read yet. "
+                "Set fingerprint.counts = false in partner.toml and prepare again.",
             )
         classes = _float_rows(data.y_class(), rows)
         classes.data = (classes.data > 0).astype(np.float32)
@@ -175,16 +182,14 @@ class Records:
 def fold_columns(x: sp.csr_array, width: int) -> sp.csr_array:
     """Fold rows to `width` columns: column ``j`` becomes ``j mod width``.
 
-    The positions were permuted with the consortium's key, so the fold merges bits at random. A bit (int8) is set
-    once; counts (uint16) that meet are added.
+    The positions were permuted with the consortium's key, so the fold merges bits at random; a bit is set once.
 
     >>> fold_columns(sp.csr_array(np.array([[1, 0, 0, 1, 1, 0]])), 3).toarray()
     array([[1., 1., 0.]], dtype=float32)
     """
     folded = sp.csr_array((x.data.astype(np.float32), x.indices % width, x.indptr), shape=(x.shape[0], width))
     folded.sum_duplicates()
-    if x.dtype != np.uint16:
-        folded.data[:] = 1.0
+    folded.data[:] = 1.0
     return folded
 
 
