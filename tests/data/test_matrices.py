@@ -22,17 +22,24 @@ def task(column, kind="classification", **changes):
         "task": f"{kind}-{column}",
         "kind": kind,
         "column": column,
-        "input_assay_id": 7,
+        "assay": "7",
         "assay_type": "ADME",
         "direction": "high" if kind == "classification" else "",
         "threshold": 0.1 if kind == "classification" else None,
+        "threshold_method": "expert" if kind == "classification" else "",
         "auxiliary": False,
         "data_derived": False,
+        "catalog_task_id": 71 if column == 1 else None,
         "training_weight": 1 / 3,
+        "quorum_type": "ADME",
+        "training_quorum": column != 1,
         "evaluate": True,
+        "quorum_weight": 0.5,
+        "censored_weight": 0.1 if kind == "regression" else None,
         "actives": 3 if kind == "classification" else None,
         "inactives": 4 if kind == "classification" else None,
         "values": 5 if kind == "regression" else None,
+        "censored": 1 if kind == "regression" else None,
     }
     return Task(**(facts | changes))
 
@@ -101,7 +108,7 @@ def test_round_trip(tmp_path_factory, sizes):
     assert list(data.tasks) == given_parts["tasks"]
     assert (len(data.classification_tasks), len(data.regression_tasks)) == (sizes["classes"], sizes["values"])
     assert (data.n_compounds, data.bits) == (sizes["rows"], 16)
-    assert data.data_derived_assays == (2,)
+    assert data.data_derived_assays == ("2",)
     assert data.manifest == manifest == json.loads((folder / "manifest.json").read_text())
     data.verify()
 
@@ -221,7 +228,7 @@ def test_tasks_of_another_run_are_refused(folder):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     _record_size(folder, "tasks.csv")
     with pytest.raises(DataError, match=r"tasks\.csv"):
-        PreparedData.open(folder)
+        _ = PreparedData.open(folder).tasks
 
 
 def test_verify_finds_a_changed_byte(folder):

@@ -843,8 +843,7 @@ def test_more_columns_than_bits_can_be_are_refused(exported):
         back(exported)
 
 
-def test_an_export_into_the_prepared_data_is_refused(exported):
-    data = PreparedData.open(exported.parent / "data")
+def test_an_export_into_the_prepared_data_is_refused(data):
     with pytest.raises(DataError, match="lies in the prepared data") as caught:
         export_tuner(data, data.folder / "tuner")
     assert caught.value.code == "PFL-D08"

@@ -33,8 +33,6 @@ class PreparedData:
         Columns of `x`.
     folds : int8 array (n,)
         Fold of each compound.
-    tasks : tuple of Task
-        Classification tasks by column, then regression tasks by column.
     data_derived_assays : tuple of str
         Assays whose thresholds measurements decide, by T0 alone.
     arrays : dict
@@ -45,13 +43,12 @@ class PreparedData:
     manifest: dict[str, Any]
     bits: int
     folds: npt.NDArray[np.int8]
-    tasks: tuple[Task, ...]
     data_derived_assays: tuple[str, ...]
     arrays: dict[str, npt.NDArray[Any]]
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Map a prepared folder without reading its arrays.
+        """Map a prepared folder without reading its arrays or its tasks, so in milliseconds whatever its size.
 
         Raises
         ------
@@ -71,13 +68,11 @@ class PreparedData:
             ends = arrays[f"{name}_indptr"][[0, -1]].tolist()
             if ends != [0, expected[f"{name}_indices"]]:
                 raise _unusable(folder / f"{name}_indptr.npy", f"its rows span {ends}")
-        tasks = _open_tasks(folder / "tasks.csv", sizes)
         return cls(
             folder=folder,
             manifest=manifest,
             bits=sizes["bits"],
             folds=arrays["folds"],
-            tasks=tasks,
             data_derived_assays=data_derived_assays,
             arrays=arrays,
         )
@@ -86,6 +81,17 @@ class PreparedData:
     def n_compounds(self) -> int:
         """Number of rows: compounds, which are the unit of privacy."""
         return len(self.folds)
+
+    @cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """Classification tasks by column, then regression tasks by column.
+
+        Raises
+        ------
+        DataError
+            ``PFL-D04`` tasks.csv is not a table of this version, or its tasks are not those of the manifest.
+        """
+        return _read_tasks(self.folder / "tasks.csv", self.manifest["sizes"])
 
     @cached_property
     def classification_tasks(self) -> tuple[Task, ...]:
@@ -178,7 +184,7 @@ def _map(path: Path, dtype: type[np.generic], length: int) -> npt.NDArray[Any]:
     return array
 
 
-def _open_tasks(path: Path, sizes: Mapping[str, int]) -> tuple[Task, ...]:
+def _read_tasks(path: Path, sizes: Mapping[str, int]) -> tuple[Task, ...]:
     try:
         tasks = read_tasks(path)
     except (OSError, KeyError, TypeError, ValueError) as error:
