@@ -231,7 +231,7 @@ def test_a_file_or_a_prepared_folder_is_read(tmp_path, made):
         (b"9" * 10_000, "not JSON"),
         (b"{}", "no agreement"),
         (b"[1]", "no agreement"),
-        (b'{"format": "pharma-fl-prepared", "format_version": 1}', "no agreement"),
+        (b'{"format": "pharma-fl-prepared", "format_version": 1}', "must not be sent"),
         (b'{"format": "pharma-fl-agreement", "format_version": 2}', "format_version 1, got 2"),
         (b'{"format": "pharma-fl-agreement", "format_version": true}', "format_version 1, got true"),
         (b'{"format": "pharma-fl-agreement", "format_version": 1}', "steps: is missing"),
@@ -585,3 +585,12 @@ def test_what_json_cannot_hold_is_shown_as_such():
     for value in (object(), {1, 2}, nested, 10**5000):
         assert shown(value) == "a value that cannot be shown"
     assert shown(None) == "nothing"
+
+
+def test_a_manifest_is_told_from_an_agreement(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"format": "pharma-fl-prepared"}')
+    with pytest.raises(DataError, match="must not be sent") as caught:
+        read_agreement(tmp_path / "manifest.json")
+    assert caught.value.code == "PFL-D14"
+    with pytest.raises(DataError, match="it was imported"):
+        read_agreement(tmp_path)

@@ -188,3 +188,11 @@ def test_many_columns_are_read_as_few(wide):
             date=None,
             assay_settings={},
         )
+
+
+def test_a_column_of_qualifiers_is_not_overlooked(long):
+    text = LONG.replace(",q,", ",qualifier,")
+    with pytest.raises(DataError, match=r'set qualifier = "qualifier", or "" to ignore it'):
+        long(text, qualifier=None)
+    assert [one[2] for one in measurements(long(text, qualifier="qualifier"))] == ["<", "", "="]
+    assert [one[2] for one in measurements(long(text, qualifier=""))] == ["", "", ""]

@@ -437,3 +437,20 @@ def test_a_place_that_cannot_be_written_has_a_code(make_partner, tmp_path, where
 def test_a_cache_within_the_data_is_refused(make_partner, cache):
     with pytest.raises(ConfigError, match="folders of their own"):
         make_partner(toml=f'cache = "{cache}"')
+
+
+def test_remarks_say_what_training_will_refuse(make_partner, tmp_path):
+    assert prepare(make_partner())["remarks"] == []
+    (tmp_path / "wide.csv").write_text("smiles,tox,logD\nCCO,1,0.5\nCCN,0,2\n")
+    toml = '[tables]\nform = "wide"\nfiles = ["wide.csv"]\n[fingerprint]\ncounts = true'
+    remarks = prepare(make_partner(toml=toml))["remarks"]
+    assert [remark.partition(" hold")[0] for remark in remarks[:1]] == ["1 assay (tox)"]
+    assert "2 assays (logD, tox) (PFL-P04)" in remarks[1]
+    assert "PFL-M07" in remarks[2]
+
+
+def test_temporal_folds_want_their_test_fold_named(make_partner):
+    with pytest.raises(ConfigError, match="fold 0 is the oldest"):
+        make_partner(
+            toml='[tables]\ndate = "d"\n[folds]\nmethod = "temporal"\ncount = 3\ncutoffs = [2015-01-01, 2018-01-01]'
+        )

@@ -948,3 +948,12 @@ def test_weights_without_optional_columns(exported):
     assert {(task.assay_type, task.catalog_task_id, task.censored_weight) for task in opened.tasks} == {
         ("", None, None)
     }
+
+
+def test_data_prepared_from_tables_are_not_imported_over(exported, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "agreement.json").write_text("{}")
+    with pytest.raises(DataError, match="prepared from tables") as caught:
+        import_tuner(exported, tmp_path / "data")
+    assert caught.value.code == "PFL-D08"
+    assert (tmp_path / "data" / "agreement.json").exists()

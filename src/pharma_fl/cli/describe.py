@@ -19,7 +19,8 @@ _PRIVATE = 0o077
 
 def describe(
     place: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A prepared folder, the folder of a partner.toml, or a partner.toml.")
+        Path,
+        typer.Argument(metavar="PLACE", help="A prepared folder, the folder of a partner.toml, or a partner.toml."),
     ],
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also draw it, as one HTML page.")

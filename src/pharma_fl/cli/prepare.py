@@ -15,8 +15,24 @@ from pharma_fl.errors import ConfigError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 WorkersOption = Annotated[
-    int, typer.Option("--workers", min=1, help="Processes to use.", default_factory=lambda: os.cpu_count() or 1)
+    int,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Processes to use.",
+        show_default="one for each core",
+        default_factory=lambda: os.cpu_count() or 1,
+    ),
 ]
+
+
+_NAMES = {
+    "activities: aggregated": "activities: values (replicates are one)",
+    "labels: dropped: ambiguous": "labels: left open by a qualifier",
+    "tasks: data_derived": "tasks: with thresholds from the data",
+    "tasks: training_quorum": "tasks: above MELLODDY-TUNER's training quorum (told, not applied)",
+    "tasks: evaluate": "tasks: with labels enough in each fold to be evaluated",
+}
 
 
 class Exchange(StrEnum):
@@ -31,10 +47,10 @@ def prepare(
     as_json: JsonOption = False,
     manifest: Annotated[
         bool,
-        typer.Option("--manifest", help="At the end print the manifest for other partners (JSON) instead of counts."),
+        typer.Option("--manifest", help="At the end print agreement.json, the manifest that may be shown to partners."),
     ] = False,
     export: Annotated[
-        Exchange | None, typer.Option("--export", help="Also write the matrices in MELLODDY-TUNER's files.")
+        Exchange | None, typer.Option("--export", help="Also write MELLODDY-TUNER's files, which SparseChem reads.")
     ] = None,
     to: Annotated[
         Path | None, typer.Option("--to", help="Folder for --export; left out, the data folder's name with -tuner.")
@@ -127,8 +143,11 @@ def _import(partner: Partner, source: Path, *, public_tasks: bool, as_json: bool
 
 
 def _print_counts(partner: Partner, made: dict[str, Any]) -> None:
-    rows = [[key.replace("_", " "), f"{value:,}"] for key, value in _flat(made["counts"])]
+    rows = [["compounds (equal structures are one)", f"{made['sizes']['compounds']:,}"]]
+    rows += [[_NAMES.get(key, key.replace("_", " ")), f"{value:,}"] for key, value in _flat(made["counts"])]
     console.print(table(f"Prepared for {partner.name}", ["what", "number"], rows))
+    for remark in made["remarks"]:
+        console.print(f"Note: {remark}", soft_wrap=True, markup=False)
     console.print(f"Matrices: {partner.path(partner.data)}", soft_wrap=True, markup=False)
 
 

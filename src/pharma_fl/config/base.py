@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pharma_fl.errors import ConfigError
 
+_FORMS = frozenset({"tuner", "wide", "long"})
+
 
 class Settings(BaseModel):
     """Base of every settings model: frozen, and an unknown key is an error."""
@@ -67,9 +69,15 @@ def _invalid(error: ValidationError, source: str) -> ConfigError:
 
 
 def _describe(location: tuple[int | str, ...], message: str, kind: str, value: object) -> str:
-    key = ".".join(str(part) for part in location) or "(file)"
+    # pydantic adds which form of [tables] it chose.
+    named = [
+        part for number, part in enumerate(location) if not (number == 1 and location[0] == "tables" and part in _FORMS)
+    ]
+    key = ".".join(str(part) for part in named) or "(file)"
     if kind == "extra_forbidden":
         return f"{key}: unknown key. Remove it, or check its spelling in docs/configuration.md."
     if kind == "missing":
         return f"{key}: required key is missing. Add it; docs/configuration.md describes it."
-    return f"{key}: {message.removeprefix('Value error, ')}, got {value!r}."
+    said = message.removeprefix("Value error, ")
+    # What is wrong between keys is said in full; the whole section would drown it.
+    return f"{key}: {said}." if isinstance(value, dict) else f"{key}: {said}, got {value!r}."

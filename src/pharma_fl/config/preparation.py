@@ -49,6 +49,11 @@ class FoldSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.method == "temporal" and not {"test", "validation"} <= self.model_fields_set:
+            raise ValueError(
+                "temporal folds want test and validation set: fold 0 is the oldest, so mostly test = count - 1 and "
+                "validation = count - 2"
+            )
         if self.test == self.validation or max(self.test, self.validation) >= self.count:
             raise ValueError(f"expected two different folds below count = {self.count}")
         wanted = self.count - 1 if self.method == "temporal" else 0

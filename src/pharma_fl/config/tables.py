@@ -88,7 +88,8 @@ class LongTables(_CompoundTable):
     value: str = "value"
     """Column of the values."""
     qualifier: str | None = None
-    """Column of the qualifiers; without it every value is exact."""
+    """Column of the qualifiers; without it a value is exact unless a qualifier stands before it. Empty where a
+    column of that name is to be ignored."""
 
 
 def _form(content: Any) -> str:

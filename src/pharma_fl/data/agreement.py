@@ -28,6 +28,7 @@ from pharma_fl.config import Partner
 from pharma_fl.config.base import Settings
 from pharma_fl.data.keys import Keys
 from pharma_fl.data.layout import AGREEMENT
+from pharma_fl.data.layout import FORMAT as PREPARED_FORMAT
 from pharma_fl.data.molecules import STEPS as MOLECULE_STEPS
 from pharma_fl.data.probe import probe_digest
 from pharma_fl.data.rules import Rules
@@ -185,7 +186,12 @@ def read_agreement(path: Path) -> dict[str, Any]:
     file = path / AGREEMENT if path.is_dir() else path
     try:
         if not file.is_file():
-            raise DataError("PFL-D14", f"There is no file {file}. Name an agreement, or a folder that prepare wrote.")
+            imported = "; it was imported, and matrices hold no structures to compare" if path.is_dir() else ""
+            raise DataError(
+                "PFL-D14",
+                f"There is no file {file}{imported if (path / 'manifest.json').is_file() else ''}. "
+                "Name an agreement, or a folder that prepare made of tables.",
+            )
         with file.open("rb") as stream:
             content = stream.read(_LARGEST + 1)
     except OSError as error:
@@ -202,6 +208,12 @@ def parse_agreement(content: bytes, *, source: str) -> dict[str, Any]:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DataError("PFL-D14", f"{source} is not JSON. {remedy}") from error
+    if isinstance(parsed, dict) and parsed.get("format") == PREPARED_FORMAT:
+        raise DataError(
+            "PFL-D14",
+            f"{source} is a manifest.json: it describes its owner's data and must not be sent. Delete it wherever it "
+            f"is not at home. {remedy}",
+        )
     read = understood(parsed)
     if isinstance(read, str):
         raise DataError("PFL-D14", f"{source}: {read} {remedy}")

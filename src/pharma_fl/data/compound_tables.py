@@ -19,6 +19,7 @@ from pharma_fl.data.tables import ACTIVITY_COLUMNS, QUALIFIER_TEXTS, Tables, str
 from pharma_fl.data.thresholds import EXPERT_THRESHOLDS
 
 _EXPECTED = "expected a finite number, with or without a qualifier"
+_QUALIFIER_NAMES = frozenset({"qualifier", "standard_qualifier", "standard_relation", "relation"})
 _CODES = {text: code for code, text in enumerate(QUALIFIER_TEXTS)}
 
 
@@ -73,6 +74,15 @@ def read_long_tables(settings: LongTables, path: Callable[[str], Path], spool: P
     """
     problems = Problems()
     paths = [path(name) for name in settings.files]
+    if settings.qualifier is None:
+        for name in (name for name in read_header(paths[0]) if name.lower() in _QUALIFIER_NAMES):
+            problems.add(
+                str(paths[0]),
+                1,
+                name,
+                f'tables.qualifier does not name this column, so every value would be exact: set qualifier = "{name}", '
+                'or "" to ignore it',
+            )
     optional = (settings.qualifier,) if settings.qualifier else ()
     columns = (*_compound_columns(settings), settings.assay, settings.value, *optional)
     structures, activities = structure_spool(spool / "structures"), Spool(spool / "read", ACTIVITY_COLUMNS)
@@ -205,7 +215,7 @@ def _measured(
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
     written, value = qualified_numbers(raw[settings.value])
     problems.add_rows(raw, np.isnan(value), settings.value, lambda v: f"{_EXPECTED}, got {v}")
-    if settings.qualifier is None:
+    if not settings.qualifier:
         return np.array([_CODES[one] for one in written], dtype=np.int8), value
     both = (raw[settings.qualifier] != "").to_numpy() & (written != "")
     problems.add_rows(

@@ -36,7 +36,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     "activities": {
         "structure_failed": "the compound's structure was dropped",
         "not_plus_minus_one": "a binary assay holds another value than 1 or -1",
-        "out_of_range": "outside the range that is credible for the assay's type",
+        "out_of_range": "outside the range of the type: OTHER and panels 3 to 10, a negative logarithm such as pIC50",
         "qualifier_tie": "replicates have < and > equally often, and more often than =",
     },
     "labels": {

@@ -6,6 +6,7 @@ The counts are exact and the partner's own. What may be shown to others is agree
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from pharma_fl.data.measurements import Values
 from pharma_fl.data.rules import Rules
 from pharma_fl.data.tables import Tables
 from pharma_fl.data.thresholds import from_data
+
+_SHOWN = 5
 
 
 def describe(
@@ -54,6 +57,11 @@ def describe(
     counts = np.bincount(reason, minlength=len(REASONS))
     dropped = {name: int(counts[code]) for code, name in sorted(enumerate(REASONS), key=lambda one: one[1])}
     labels = len(target.labels)
+    derived = [
+        str(assay["assay"])
+        for assay in tables.assays.to_dict("records")
+        if not tables.listed or from_data(assay, rules)
+    ]
     return {
         "versions": {
             "pharma_fl": importlib.metadata.version("pharma-fl"),
@@ -67,11 +75,8 @@ def describe(
             "fingerprint": partner.fingerprint.model_dump(mode="json"),
             "folds": partner.folds.model_dump(mode="json"),
         },
-        "data_derived_assays": [
-            str(assay["assay"])
-            for assay in tables.assays.to_dict("records")
-            if not tables.listed or from_data(assay, rules)
-        ],
+        "data_derived_assays": derived,
+        "remarks": _remarks(partner, tables, values, derived),
         "counts": {
             "assays": {"read": len(tables.assays), "with_task": len({task.assay for task in target.tasks})},
             "structures": {
@@ -100,3 +105,33 @@ def describe(
             },
         },
     }
+
+
+def _remarks(partner: Partner, tables: Tables, values: Values, derived: Sequence[str]) -> list[str]:
+    """Return what the partner had better know before training."""
+    remarks = []
+    classes = [
+        str(name)
+        for number, (name, binary) in enumerate(zip(tables.assays["assay"], tables.assays["is_binary"], strict=True))
+        if not binary and _only_classes(values.columns["unrounded"][values.begin[number] : values.begin[number + 1]])
+    ]
+    if classes:
+        remarks.append(
+            f"{_listed(classes)} hold only 1, 0 and -1, but are not declared as classes (is_binary). "
+            "Declare them, or their values are measured against thresholds."
+        )
+    if derived:
+        why = "thresholds come from the data" if tables.listed else "assays are not listed (tables.assays)"
+        remarks.append(f"Private training will refuse {_listed(derived)} (PFL-P04): their {why}.")
+    if partner.fingerprint.counts:
+        remarks.append("The network does not read counts yet (PFL-M07).")
+    return remarks
+
+
+def _only_classes(values: npt.NDArray[np.float64]) -> bool:
+    return bool(len(values) > 1 and np.isin(values, (-1.0, 0.0, 1.0)).all())
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"{len(names)} assay{'s' if len(names) > 1 else ''} ({shown})"

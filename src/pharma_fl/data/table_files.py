@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pharma_fl.data.problems import FILE, LINE, Problems
 from pharma_fl.errors import DataError
 
+_NAMES_SHOWN = 12
 _ROWS_AT_ONCE = 200_000
 _CELLS_AT_ONCE = 4_000_000
 _BAD_LINE = re.compile(r"line (\d+): expected (\d+) fields, saw (\d+)")
@@ -105,7 +106,8 @@ def _columns_are_right(
     counts = {name: found_names[name] for name in (*required, *optional)}
     wrong = [name for name, count in counts.items() if count > 1 or (count == 0 and name in required)]
     for name in wrong:
-        found = "is missing" if counts[name] == 0 else f"is there {counts[name]} times"
+        there = ", ".join(header[:_NAMES_SHOWN]) + (", ..." if len(header) > _NAMES_SHOWN else "")
+        found = f"is missing; the file has {there}" if counts[name] == 0 else f"is there {counts[name]} times"
         problems.add(str(path), 1, name, f"column {found}")
     return not wrong
 

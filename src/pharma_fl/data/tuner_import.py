@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from pharma_fl.data.exclusive import exclusive, lock_of
+from pharma_fl.data.layout import AGREEMENT
 from pharma_fl.data.matrices import sha256
 from pharma_fl.data.tasks import Kind, Task
 from pharma_fl.data.tuner_files import (
@@ -97,6 +98,10 @@ def import_tuner(
         `folder` holds other files.
     """
     check_replaceable(folder)
+    if (folder / AGREEMENT).exists():
+        raise DataError(
+            "PFL-D08", f"{folder} was prepared from tables. Move it, or name another folder (partner.toml: data)."
+        )
     source = source.resolve()
     data_sets = _choose(source)
     paths = {key: path for data_set in reversed(data_sets) for key, path in data_set.paths().items()}
