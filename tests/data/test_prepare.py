@@ -454,3 +454,12 @@ def test_temporal_folds_want_their_test_fold_named(make_partner):
         make_partner(
             toml='[tables]\ndate = "d"\n[folds]\nmethod = "temporal"\ncount = 3\ncutoffs = [2015-01-01, 2018-01-01]'
         )
+
+
+def test_a_smiles_of_ten_megabytes_goes_to_the_side_file(make_partner):
+    partner = make_partner(t2=T2.replace("\n3,c1ccc2ccccc2c1", "\n3," + "C" * 10_000_000))
+    manifest = prepare(partner)
+    assert manifest["counts"]["structures"]["dropped"]["too_long"] == 1
+    (lost,) = [one for one in rows_of(partner.path("data") / "failed_structures.csv") if one["reason"] == "too_long"]
+    assert lost["compound"] == "3"
+    assert len(lost["smiles"]) < 1100
