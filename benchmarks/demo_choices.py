@@ -83,7 +83,7 @@ def run(federation: Federation, files: list[Path]) -> float:
     for partner in partners:
         network = federated_network(partner, federation.model, server.trunk, seed=federation.seed, run="benchmark")
         held_out = open_records(partner, federation.model, (partner.folds.validation,))
-        scores.append(validation_score(predict(network, held_out)[0], held_out))
+        scores.append(validation_score(*predict(network, held_out), held_out))
     return statistics.fmean(scores)
 
 
