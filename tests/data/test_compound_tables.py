@@ -196,3 +196,12 @@ def test_a_column_of_qualifiers_is_not_overlooked(long):
         long(text, qualifier=None)
     assert [one[2] for one in measurements(long(text, qualifier="qualifier"))] == ["<", "", "="]
     assert [one[2] for one in measurements(long(text, qualifier=""))] == ["", "", ""]
+
+
+def test_a_column_of_long_texts_is_told_in_few_words(wide):
+    rows = "".join(f"A{n},CCO,{'x' * 10_000},,\n" for n in range(250))
+    with pytest.raises(DataError) as caught:
+        wide("id,smiles,tox,logD,when\n" + rows)
+    assert "250 problems" in str(caught.value)
+    assert "and 150 more" in str(caught.value)
+    assert len(str(caught.value)) < 40_000

@@ -12,7 +12,7 @@ import pandas as pd
 
 from pharma_fl.config import AssaySettings, LongTables, WideTables
 from pharma_fl.data.cells import NO_DATE, day, qualified_numbers
-from pharma_fl.data.problems import FILE, LINE, Problems
+from pharma_fl.data.problems import Problems
 from pharma_fl.data.spool import Columns, Spool, pieces
 from pharma_fl.data.table_files import read_header, read_pieces
 from pharma_fl.data.tables import ACTIVITY_COLUMNS, QUALIFIER_TEXTS, Tables, structure_spool
@@ -50,9 +50,10 @@ def read_wide_tables(settings: WideTables, path: Callable[[str], Path], spool: P
         where, assay = np.nonzero(cells != "")
         text = pd.Series(cells[where, assay], dtype="str")
         qualifier, value = qualified_numbers(text)
-        for wrong in np.flatnonzero(np.isnan(value)):
-            line = raw.iloc[where[wrong]]
-            problems.add(line[FILE], line[LINE], names[assay[wrong]], f"{_EXPECTED}, got {text.iloc[wrong]!r}")
+        wrong = np.isnan(value)
+        for column in np.unique(assay[wrong]):
+            rows = np.isin(np.arange(len(raw)), where[wrong & (assay == column)])
+            problems.add_rows(raw, rows, names[column], lambda v: f"{_EXPECTED}, got {v}")
         activities.append(
             assay=assay,
             structure=row + where,
