@@ -21,7 +21,9 @@ PREPARE = """
 import sys
 from pathlib import Path
 from pharma_fl.config import Partner
+from pharma_fl.data import structure_cache
 from pharma_fl.data.prepare import prepare
+structure_cache._COMMIT_EVERY_S = 0.0  # A fast machine is killed before its first second is over.
 if __name__ == "__main__":
     prepare(Partner.load(Path(sys.argv[1])), workers=2, progress=lambda done, total: print(done, flush=True))
 """
