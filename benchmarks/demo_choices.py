@@ -26,8 +26,8 @@ from pharma_fl.clients.train import train_round
 from pharma_fl.config import Federation, Partner
 from pharma_fl.config.presets import preset
 from pharma_fl.messages.rounds import RoundRequest
-from pharma_fl.model.network import initial_trunk
 from pharma_fl.model.predict import predict
+from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.model.selection import validation_score
 from pharma_fl.privacy.plan import propose
 from pharma_fl.strategies.server_optimizer import ServerOptimizer, weighted_mean

@@ -24,6 +24,9 @@ class SeededNoise:
     def uniform(self, count):
         return self._generator.random(count)
 
+    def keep_mask(self, count, probability, device):
+        return torch.from_numpy(self._generator.random(count) < probability).to(device)
+
     def add_normal(self, tensor, std):
         tensor.add_(torch.from_numpy(self._generator.standard_normal(tuple(tensor.shape)) * std).to(tensor.dtype))
 
@@ -32,7 +35,7 @@ def make_records(
     n: int, *, bits: int = 64, class_tasks: int = 3, value_tasks: int = 1, seed: int = 0, label_rate: float = 0.6
 ):
     """Random records; some rows may have no bits and some no labels."""
-    from pharma_fl.model.batches import Records
+    from pharma_fl.model.records import Records, TaskWeights
 
     rng = np.random.default_rng(seed)
     x = sp.csr_array((rng.random((n, bits)) < 0.1).astype(np.float32))
@@ -52,18 +55,19 @@ def make_records(
         classes=labels(class_tasks, lambda k: rng.integers(0, 2, k)),
         values=values,
         censor=censor,
-        class_weights=torch.full((class_tasks,), 0.5),
-        value_weights=torch.full((value_tasks,), 0.25),
+        weights=TaskWeights(
+            classes=torch.full((class_tasks,), 0.5),
+            values=torch.full((value_tasks,), 0.25),
+            censored=torch.ones(value_tasks),
+            catalogue=torch.full((class_tasks,), -1),
+        ),
     )
 
 
 def losses_of(network, batch, records):
-    from pharma_fl.model.losses import record_losses
+    from pharma_fl.model.losses import network_losses
 
-    logits, values = network(batch.x)
-    return record_losses(
-        logits, values, batch, class_weights=records.class_weights, value_weights=records.value_weights
-    )
+    return network_losses(network, batch, weights=records.weights)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pharma_fl.config import ModelSettings, Partner, TrainingSettings
 from pharma_fl.data.tasks import Task
 from pharma_fl.data.writing import write_prepared
 from pharma_fl.messages.rounds import RoundRequest
-from pharma_fl.model.network import initial_trunk
+from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.privacy.plan import PrivacyPlan
 
 MODEL = ModelSettings(input_bits=64, hidden=(8,))

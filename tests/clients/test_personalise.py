@@ -14,8 +14,9 @@ from pharma_fl.evaluation.held_out import held_out_scores
 from pharma_fl.evaluation.single_partner import SETTINGS, single_partner
 from pharma_fl.model.ensemble import Ensemble
 from pharma_fl.model.metrics import rmse
-from pharma_fl.model.network import initial_trunk, trunk_of
+from pharma_fl.model.network import trunk_of
 from pharma_fl.model.predict import predict
+from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.model.selection import choose
 
 
@@ -33,7 +34,7 @@ def network(partner):
 
 def test_the_federated_model_is_the_trunk_with_the_partners_heads(partner, network):
     state = PrivateState.load(partner.path(partner.state))
-    assert torch.equal(network.head.weight, state.head["weight"])
+    assert torch.equal(network.heads.classes.weight, state.heads["classes.weight"])
     assert all(torch.equal(v, initial_trunk(MODEL, 0)[k]) for k, v in trunk_of(network).items())
 
 

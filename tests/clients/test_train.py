@@ -25,11 +25,12 @@ from pharma_fl.errors import (
     PolicyViolation,
     PrivacyError,
 )
-from pharma_fl.model.batches import fold_columns
-from pharma_fl.model.network import initial_trunk
+from pharma_fl.model.pretrained import initial_trunk
+from pharma_fl.model.records import fold_columns
 from pharma_fl.privacy.accountant import Charge, epsilon
 from pharma_fl.privacy.dp_sgd import DpSgd
 from pharma_fl.privacy.ledger import Ledger
+from pharma_fl.privacy.noise import SystemNoise
 
 
 def ledger_of(partner):
@@ -103,11 +104,22 @@ def test_a_lost_or_rolled_back_ledger_is_noticed(tmp_path):
             train_round(partner, a_request(3))
 
 
-def test_dropout_is_refused_under_privacy(tmp_path):
+def test_dropout_takes_its_masks_from_the_partners_own_randomness(tmp_path):
     partner = a_partner(tmp_path)
-    with pytest.raises(PrivacyError, match="PFL-P05"):
-        train_round(partner, a_request(model=MODEL.model_copy(update={"dropout": 0.1})))
-    assert kinds(partner) == []
+
+    class Watched(SystemNoise):
+        asked = ()
+
+        def keep_mask(self, count, probability, device):
+            self.asked += ((count, probability),)
+            return super().keep_mask(count, probability, device)
+
+    noise = Watched()
+    before = torch.random.get_rng_state()
+    train_round(partner, a_request(model=MODEL.model_copy(update={"dropout": 0.25})), noise=noise)
+    assert noise.asked
+    assert {probability for _, probability in noise.asked} == {0.75}
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_runs_that_share_a_state_folder_are_refused_before_heads_are_lost(tmp_path):
@@ -175,15 +187,16 @@ def test_heads_continue_within_a_run_and_start_anew_in_another(tmp_path):
     partner = a_partner(tmp_path)
     quiet = a_plan(clipping_norm=1e-9)
     train_round(partner, a_request(1, plan=quiet))
-    first = PrivateState.load(partner.path(partner.state)).head
+    first = PrivateState.load(partner.path(partner.state)).heads
     train_round(partner, a_request(2, plan=quiet))
-    second = PrivateState.load(partner.path(partner.state)).head
-    assert torch.allclose(first["weight"], second["weight"], atol=1e-6)
+    second = PrivateState.load(partner.path(partner.state)).heads
+    assert torch.allclose(first["classes.weight"], second["classes.weight"], atol=1e-6)
     train_round(partner, a_request(1, run="run-2", plan=quiet))
-    third = PrivateState.load(partner.path(partner.state)).head
-    assert torch.allclose(third["weight"], first["weight"], atol=1e-6)
+    third = PrivateState.load(partner.path(partner.state)).heads
+    assert torch.allclose(third["classes.weight"], first["classes.weight"], atol=1e-6)
     train_round(partner, a_request(1, run="run-3"))
-    assert not torch.allclose(PrivateState.load(partner.path(partner.state)).head["weight"], first["weight"], atol=1e-3)
+    fourth = PrivateState.load(partner.path(partner.state)).heads
+    assert not torch.allclose(fourth["classes.weight"], first["classes.weight"], atol=1e-3)
 
 
 def test_a_budget_too_small_refuses_before_anything_happens(tmp_path):
@@ -286,6 +299,7 @@ CRASH = """
     from pharma_fl.config import Partner
     from pharma_fl.privacy.dp_sgd import DpSgd
     from pharma_fl.privacy.ledger import Ledger
+from pharma_fl.privacy.noise import SystemNoise
     from tests.partners import a_request
 
     def die(*args, **kwargs):

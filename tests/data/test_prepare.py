@@ -446,7 +446,7 @@ def test_remarks_say_what_training_will_refuse(make_partner, tmp_path):
     remarks = prepare(make_partner(toml=toml))["remarks"]
     assert [remark.partition(" hold")[0] for remark in remarks[:1]] == ["1 assay (tox)"]
     assert "2 assays (logD, tox) (PFL-P04)" in remarks[1]
-    assert "PFL-M07" in remarks[2]
+    assert len(remarks) == 2
 
 
 def test_temporal_folds_want_their_test_fold_named(make_partner):

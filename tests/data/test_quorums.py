@@ -229,7 +229,7 @@ def test_a_screen_ignores_qualifiers_in_labels_only():
         (_, labels), (regression, none) = tasks(assay("AUX_HTS", direction=direction), values, censor)
         assert labels.tolist() == marks
         assert none is None
-        assert (regression.values, regression.censored) == (5, 5)  # noqa: PD011 - a count
+        assert (regression.values, regression.censored) == (5, 5)
         assert regression.auxiliary
         assert regression.training_weight == 0.1
 
@@ -247,7 +247,7 @@ def test_labels_and_counts_of_each_task():
     assert {task.training_weight for task, _ in found[:-1]} == {0.25}
     assert {task.column for task, _ in found} == {NO_COLUMN}
     regression = found[-1][0]
-    assert (regression.values, regression.censored, regression.actives) == (4, 2, None)  # noqa: PD011 - a count
+    assert (regression.values, regression.censored, regression.actives) == (4, 2, None)
     assert regression.censored_weight == pytest.approx(0.0526, abs=1e-4)
 
 

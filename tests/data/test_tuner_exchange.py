@@ -593,7 +593,7 @@ def test_tasks_come_back_as_they_were(data, exported):
         assert task.inactives == (dense[:, task.column] == -1).sum()
     for task in opened.regression_tasks:
         entries = [value for key, value in cells(opened.y_censor()).items() if key[1] == task.column]
-        counts = (task.values, task.censored)  # noqa: PD011, a Task is no frame
+        counts = (task.values, task.censored)
         assert counts == (len(entries), sum(value != 0 for value in entries))
 
 

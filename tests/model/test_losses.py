@@ -24,8 +24,8 @@ from pharma_fl.model.losses import censored_squared_error
 )
 def test_censored_squared_error(measured, predicted, censor, expected):
     cells = Cells(
-        rows=torch.tensor([0]),
         columns=torch.tensor([0]),
+        offsets=torch.tensor([0, 1]),
         values=torch.tensor([measured]),
         censor=torch.tensor([float(censor)]),
     )

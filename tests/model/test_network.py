@@ -1,17 +1,21 @@
 """The network against dense products, and its public start."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from pydantic import ValidationError
 from tests.conftest import make_records
 
 from pharma_fl.config import ModelSettings
 from pharma_fl.errors import ModelError
-from pharma_fl.model.batches import fold_columns
 from pharma_fl.model.fit import FitSettings, fit, new_network
-from pharma_fl.model.network import SparseMultitaskNetwork, initial_trunk, load_trunk, trunk_of
+from pharma_fl.model.network import SparseMultitaskNetwork, load_trunk, trunk_of
 from pharma_fl.model.predict import predict
+from pharma_fl.model.pretrained import initial_trunk
+from pharma_fl.model.records import fold_columns
 from pharma_fl.model.weights import check_shapes, load_weights, save_weights
 
 MODEL = ModelSettings(input_bits=64, input_scale=0.4, hidden=(7, 5), activation="relu")
@@ -23,7 +27,7 @@ def test_forward_equals_dense_products():
     x = torch.from_numpy(records.x.toarray())
     hidden = torch.relu(0.4 * x @ network.trunk.input.weight + network.trunk.input.bias)
     hidden = torch.relu(network.trunk.middle[0](hidden))
-    expected = network.head(hidden)
+    expected = torch.cat([network.heads.classes(hidden), network.heads.values(hidden)], 1)
     logits, values = network(records.all().x)
     torch.testing.assert_close(torch.cat([logits, values], 1), expected)
 
@@ -34,15 +38,15 @@ def test_the_start_is_public_and_common():
     for name, value in initial_trunk(MODEL, 5).items():
         assert torch.equal(value, trunk_of(one)[name])
         assert torch.equal(value, trunk_of(other)[name])
-    assert torch.equal(one.head.weight[:2], other.head.weight)
-    assert not torch.equal(one.head.weight[0], one.head.weight[1])
+    assert torch.equal(one.heads.classes.weight[:2], other.heads.classes.weight)
+    assert not torch.equal(one.heads.classes.weight[0], one.heads.classes.weight[1])
     elsewhere = SparseMultitaskNetwork(MODEL, class_tasks=3, value_tasks=1, seed=6)
-    assert not torch.equal(elsewhere.head.weight, one.head.weight)
+    assert not torch.equal(elsewhere.heads.classes.weight, one.heads.classes.weight)
 
 
 def test_a_head_start_of_zero_is_zero():
     network = SparseMultitaskNetwork(MODEL.model_copy(update={"head_start": 0.0}), class_tasks=2, value_tasks=0, seed=0)
-    assert not network.head.weight.any()
+    assert not network.heads.classes.weight.any()
 
 
 def test_the_trunk_holds_no_head():
@@ -128,3 +132,108 @@ def test_damaged_weights_are_refused(tmp_path, damage):
 def test_arrays_that_do_not_fit_are_refused(foreign):
     with pytest.raises(ModelError, match="PFL-M03"):
         check_shapes({"a": torch.zeros(2)}, foreign, place="here")
+
+
+def hybrid(**changes):
+    settings = {"input_bits": 64, "input_scale": 0.4, "hidden": (7, 5), "activation": "relu"}
+    return ModelSettings(**(settings | changes))
+
+
+def dense_trunk(network, records):
+    x = torch.from_numpy(records.x.toarray())
+    hidden = torch.relu(0.4 * x @ network.trunk.input.weight + network.trunk.input.bias)
+    return torch.relu(network.trunk.middle[0](hidden))
+
+
+def at_cells_of_dense(network, batch):
+    logits, values = network(batch.x)
+    return logits[batch.classes.rows, batch.classes.columns], values[batch.values.rows, batch.values.columns]
+
+
+def test_each_head_sees_its_side_of_the_trunk():
+    records = make_records(30)
+    network = new_network(hybrid(class_features=3, value_features=4), records, seed=1)
+    features = dense_trunk(network, records)
+    logits, values = network(records.all().x)
+    torch.testing.assert_close(logits, network.heads.classes(features[:, :3]))
+    torch.testing.assert_close(values, network.heads.values(features[:, 1:]))
+
+
+def test_catalogue_tasks_are_computed_by_the_shared_columns():
+    records = make_records(30, class_tasks=4)
+    weights = replace(records.weights, catalogue=torch.tensor([1, -1, 0, -1]))
+    records = replace(records, weights=weights)
+    network = new_network(hybrid(catalogue=(11, 12)), records, seed=1)
+    features = dense_trunk(network, records)
+    own, common = network.heads.classes(features), network.trunk.catalogue(features)
+    expected = torch.stack([common[:, 1], own[:, 1], common[:, 0], own[:, 3]], 1)
+    batch = records.all()
+    torch.testing.assert_close(network(batch.x)[0], expected)
+    for found, wanted in zip(network.at_cells(batch), at_cells_of_dense(network, batch), strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert {"catalogue.weight", "catalogue.bias"} <= set(trunk_of(network))
+    other = SparseMultitaskNetwork(hybrid(catalogue=(11, 12)), class_tasks=9, value_tasks=0, seed=1)
+    assert torch.equal(other.trunk.catalogue.weight, network.trunk.catalogue.weight)
+
+
+def test_frozen_layers_stay_and_do_not_travel_and_adapters_do():
+    model = hybrid(hidden=(7, 6, 5), frozen_layers=2, adapter_rank=3)
+    records = make_records(30)
+    network = new_network(model, records, seed=1)
+    assert set(trunk_of(network)) == {
+        "input_adapter.down.weight",
+        "input_adapter.up.weight",
+        "middle_adapters.0.down.weight",
+        "middle_adapters.0.up.weight",
+        "middle.1.weight",
+        "middle.1.bias",
+    }
+    whole = new_network(hybrid(hidden=(7, 6, 5)), records, seed=1)
+    for a, b in zip(network(records.all().x), whole(records.all().x), strict=True):
+        torch.testing.assert_close(a, b)  # adapters start as nothing
+    with torch.no_grad():
+        network.trunk.input_adapter.up.weight.normal_()
+        network.trunk.middle_adapters[0].up.weight.normal_()
+    trunk, x = network.trunk, torch.from_numpy(records.x.toarray())
+    hidden = torch.relu(
+        0.4 * x @ (trunk.input.weight + trunk.input_adapter.down.weight @ trunk.input_adapter.up.weight.T)
+    )
+    middle = trunk.middle_adapters[0].up.weight @ trunk.middle_adapters[0].down.weight
+    hidden = torch.relu(hidden @ (trunk.middle[0].weight + middle).T)
+    hidden = torch.relu(trunk.middle[1](hidden))
+    torch.testing.assert_close(network(records.all().x)[0], network.heads.classes(hidden))
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    fit(network, records, FitSettings(model=model, learning_rate=0.01, epochs=2), seed=0)
+    moved = {name for name, value in network.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {name for name, value in network.named_parameters() if value.requires_grad}
+
+
+def test_a_local_trunk_beside_a_frozen_one():
+    records = make_records(30)
+    federated = new_network(hybrid(), records, seed=1)
+    joint = SparseMultitaskNetwork(hybrid(hidden=(3,)), class_tasks=3, value_tasks=1, seed=2, beside=federated.trunk)
+    x = records.all().x
+    features = torch.cat([joint.trunk(x), federated.trunk(x)], 1)
+    torch.testing.assert_close(joint(x)[0], joint.heads.classes(features))
+    for found, wanted in zip(joint.at_cells(records.all()), at_cells_of_dense(joint, records.all()), strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert set(trunk_of(joint)) == {"input.weight", "input.bias"}
+    assert not any(parameter.requires_grad for parameter in joint.beside.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"class_features": 6}, "at most hidden"),
+        ({"class_features": 2, "value_features": 2}, "must cover all"),
+        ({"catalogue": (3, 3)}, "twice"),
+        ({"frozen_layers": 3}, "exceeds the 2 trunk layers"),
+        ({"frozen_layers": 2}, "nothing would be shared"),
+        ({"adapter_rank": 2}, "set frozen_layers"),
+        ({"pretrained": "abc"}, "pretrained"),
+        ({"hidden": ()}, "hidden"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes, named):
+    with pytest.raises(ValidationError, match=named):
+        hybrid(**changes)

@@ -7,6 +7,7 @@ import secrets
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from scipy.stats import kstest
 
 from pharma_fl.privacy.noise import SystemNoise, poisson_sample
@@ -88,8 +89,35 @@ def test_an_empty_sample_is_possible():
     assert len(poisson_sample(SystemNoise(), records=5, sample_rate=1.0)) == 5
 
 
-def test_the_key_has_256_bits(monkeypatch):
+def test_each_thread_has_a_key_of_128_bits_of_its_own(monkeypatch):
     asked = []
-    monkeypatch.setattr(secrets, "randbits", lambda bits: asked.append(bits) or 7)
-    SystemNoise()
-    assert asked == [256]
+    monkeypatch.setattr(secrets, "randbits", lambda bits: asked.append(bits) or len(asked))
+    source = SystemNoise(threads=3)
+    assert asked == [128] * 3
+    assert len({tuple(generator.random(4)) for generator in source._generators}) == 3
+
+
+def test_the_key_stream_is_that_of_aes_in_counter_mode(monkeypatch):
+    """Against another implementation of AES-128, with randomgen's counter: little-endian, from zero."""
+    key = 0x2B7E151628AED2A6ABF7158809CF4F3C
+    monkeypatch.setattr(secrets, "randbits", lambda _: key)
+    stream = SystemNoise(threads=1)._generators[0].bit_generator.random_raw(64).astype("<u8").tobytes()
+    cipher = Cipher(algorithms.AES(key.to_bytes(16, "little")), modes.ECB()).encryptor()  # one block at a time
+    assert stream == b"".join(cipher.update(counter.to_bytes(16, "little")) for counter in range(32))
+
+
+def test_several_threads_draw_all_of_it_once():
+    one, several = torch.zeros(1_000_003), torch.zeros(1_000_003)
+    SystemNoise(threads=1).add_normal(one, 1.0)
+    SystemNoise(threads=3).add_normal(several, 1.0)
+    for sample in (one, several):
+        assert kstest(sample.numpy(), "norm").pvalue > 1e-6
+        assert len(torch.unique(sample)) > 950_000
+        assert int((sample == 0).sum()) <= 1
+
+
+def test_masks_have_their_law():
+    mask = SystemNoise().keep_mask(200_000, 0.7, torch.device("cpu"))
+    assert mask.dtype == torch.bool
+    assert float(mask.double().mean()) == pytest.approx(0.7, abs=0.006)
+    assert bool(SystemNoise().keep_mask(100, 1.0, torch.device("cpu")).all())

@@ -12,7 +12,7 @@ from tests.partners import a_partner
 from pharma_fl.clients.app import app as client_app
 from pharma_fl.config import Federation
 from pharma_fl.messages.wire import from_arrays, to_arrays
-from pharma_fl.model.network import initial_trunk
+from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.model.weights import load_weights
 from pharma_fl.privacy.accountant import Charge, epsilon, epsilon_by_opacus
 from pharma_fl.privacy.ledger import Ledger
@@ -210,15 +210,16 @@ def test_federating_without_noise_is_one_process_over_all_rows(tmp_path):
     for network in heads:
         network.trunk = shared
     for _ in range(5):
-        loss = sum(network_losses(n, r.all(), records=r).sum() / 40.0 for n, r in zip(heads, records, strict=True))
-        for parameter in [*shared.parameters(), *(p for n in heads for p in n.head.parameters())]:
+        pairs = zip(heads, records, strict=True)
+        loss = sum(network_losses(n, r.all(), weights=r.weights).sum() / 40.0 for n, r in pairs)
+        for parameter in [*shared.parameters(), *(p for n in heads for p in n.heads.parameters())]:
             parameter.grad = None
         loss.backward()
         with torch.no_grad():
             for parameter in shared.parameters():
                 parameter.sub_(0.3 * parameter.grad / 3)
             for network in heads:
-                for parameter in network.head.parameters():
+                for parameter in network.heads.parameters():
                     parameter.sub_(0.1 * parameter.grad)
     for name, value in trunk_of(heads[0]).items():
         torch.testing.assert_close(trunk[name], value, rtol=1e-5, atol=1e-6)

@@ -11,6 +11,7 @@ import copy
 from torch import Tensor
 
 from pharma_fl.clients.records import open_records, records_at, training_folds
+from pharma_fl.clients.start import start_network
 from pharma_fl.clients.state import PrivateState
 from pharma_fl.config import ModelSettings, Partner
 from pharma_fl.errors import ModelError
@@ -49,9 +50,10 @@ def federated_network(
     Raises
     ------
     ModelError
-        ``PFL-M03`` trunk or heads do not fit the network, ``PFL-M06`` the heads are of another run.
+        ``PFL-M03`` trunk or heads do not fit the network, ``PFL-M06`` the heads are of another run; those of
+        `start_network`.
     """
-    network = new_network(model, open_records(partner, model, training_folds(partner)), seed)
+    network = start_network(partner, model, open_records(partner, model, training_folds(partner)), seed)
     check_shapes(trunk_of(network), trunk, place="The federated trunk")
     load_trunk(network, trunk)
     state = PrivateState.load(partner.path(partner.state))
@@ -62,8 +64,8 @@ def federated_network(
                 f"The partner's heads are of run {state.run}, the trunk is of run {run}. "
                 "Personalise before taking part in another run.",
             )
-        check_shapes(network.head.state_dict(), state.head, place="The partner's stored heads")
-        network.head.load_state_dict(state.head)
+        check_shapes(network.heads.state_dict(), state.heads, place="The partner's stored heads")
+        network.heads.load_state_dict(state.heads)
     return network
 
 
@@ -121,6 +123,7 @@ def _beside(network: SparseMultitaskNetwork, training: RecordsAt, seed: int, *, 
         class_tasks=network.class_tasks,
         value_tasks=network.value_tasks,
         seed=seed,
+        catalogue=records.weights.catalogue,
         beside=copy.deepcopy(network.trunk),
     )
     settings = FitSettings(model=model, learning_rate=LOCAL.learning_rate, epochs=epochs)

@@ -9,8 +9,8 @@ from pathlib import Path
 from pharma_fl.config import ModelSettings, Partner
 from pharma_fl.data.matrices import PreparedData
 from pharma_fl.errors import DataError
-from pharma_fl.model.batches import Records
 from pharma_fl.model.ensemble import RecordsAt
+from pharma_fl.model.records import Records
 
 
 def training_folds(partner: Partner) -> tuple[int, ...]:
@@ -24,8 +24,11 @@ def open_records(partner: Partner, model: ModelSettings, folds: Collection[int])
     folder = partner.path(partner.data)
     manifest = folder / "manifest.json"
     changed = manifest.stat().st_mtime_ns if manifest.exists() else 0
-    fixed = (model.input_bits, model.regression_weight, partner.regression.center, partner.regression.scale)
-    return _records(folder, changed, tuple(sorted(folds)), *fixed)
+    # What a network's hidden layers look like changes nothing here, and records are large.
+    read = ("input_bits", "input_transform", "regression_weight", "censored_weight", "catalogue")
+    needed = ModelSettings(**{name: getattr(model, name) for name in read})
+    constants = (partner.regression.center, partner.regression.scale)
+    return _records(folder, changed, tuple(sorted(folds)), needed, *constants)
 
 
 def records_at(partner: Partner, folds: Collection[int]) -> RecordsAt:
@@ -38,8 +41,7 @@ def _records(
     folder: Path,
     _changed: int,
     folds: tuple[int, ...],
-    input_bits: int,
-    regression_weight: float,
+    model: ModelSettings,
     center: float,
     scale: float,
 ) -> Records:
@@ -53,8 +55,7 @@ def _records(
     return Records.from_prepared(
         data,
         data.rows_of(folds),
-        input_bits=input_bits,
-        regression_weight=regression_weight,
+        model,
         center=center,
         scale=scale,
     )

@@ -28,8 +28,10 @@ class PrivateState:
         Last finished round.
     request : str
         Digest of the request that the round answered.
-    head : dict
+    heads : dict
         Head parameters by name.
+    clipping_norm : float or None
+        Where an adaptive clip stands; it follows from noised counts alone.
     reply : dict
         The trunk's noised change that was answered, by parameter name.
     """
@@ -37,15 +39,19 @@ class PrivateState:
     run: str
     round: int
     request: str
-    head: dict[str, Tensor]
+    heads: dict[str, Tensor]
     reply: dict[str, Tensor]
+    clipping_norm: float | None = None
 
     def save(self, folder: Path) -> None:
         """Replace the state in `folder`, durably."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tensors = {f"head/{k}": v for k, v in self.head.items()}
+        tensors = {f"heads/{k}": v for k, v in self.heads.items()}
         tensors |= {f"reply/{k}": v for k, v in self.reply.items()}
-        save_weights(folder / _FILE, tensors, {"run": self.run, "round": str(self.round), "request": self.request})
+        facts = {"run": self.run, "round": str(self.round), "request": self.request}
+        if self.clipping_norm is not None:
+            facts["clipping_norm"] = repr(self.clipping_norm)
+        save_weights(folder / _FILE, tensors, facts)
 
     @classmethod
     def load(cls, folder: Path) -> PrivateState | None:
@@ -61,6 +67,7 @@ class PrivateState:
             run=metadata["run"],
             round=int(metadata["round"]),
             request=metadata["request"],
-            head=part("head/"),
+            heads=part("heads/"),
             reply=part("reply/"),
+            clipping_norm=float(metadata["clipping_norm"]) if "clipping_norm" in metadata else None,
         )

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from pharma_fl.clients.records import open_records, training_folds
+from pharma_fl.clients.start import start_network
 from pharma_fl.clients.state import PrivateState
 from pharma_fl.config import Partner
-from pharma_fl.errors import FederationError, PrivacyError
+from pharma_fl.errors import FederationError, ModelError, PrivacyError
 from pharma_fl.messages.rounds import RoundReply, RoundRequest, digest
-from pharma_fl.model.batches import Records
+from pharma_fl.model.devices import BatchSource, choose_device, on_device
+from pharma_fl.model.kernel_choice import choose_kernel
 from pharma_fl.model.losses import network_losses
 from pharma_fl.model.network import SparseMultitaskNetwork, load_trunk, trunk_of
+from pharma_fl.model.records import Records
 from pharma_fl.model.weights import check_shapes
 from pharma_fl.privacy.dp_sgd import DpSgd
 from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.privacy.noise import NoiseSource, SystemNoise
 from pharma_fl.privacy.policy import check_policy
+from pharma_fl.privacy.row_independence import block_rows
 
 
 def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource | None = None) -> RoundReply:
@@ -57,12 +62,6 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
             "PFL-F02", f"Expected a round from 1 to {request.plan.rounds} (the plan's), got {request.round}."
         )
 
-    if request.plan.protected and request.model.dropout > 0:
-        raise PrivacyError(
-            "PFL-P05",
-            f"Expected model.dropout = 0 under privacy, got {request.model.dropout:g}: its masks do not come from the "
-            "partner's own randomness, and the clip's bound rests on masks that nobody can predict.",
-        )
     records = open_records(partner, request.model, training_folds(partner))
     if request.plan.protected and records.data_derived_assays:
         raise PrivacyError(
@@ -72,20 +71,19 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
             "them in tables.assays if the table is a long one, and prepare again; where matrices were imported, "
             "docs/data.md says when --public-tasks is right.",
         )
-    network = SparseMultitaskNetwork(
-        request.model,
-        class_tasks=len(records.class_weights),
-        value_tasks=len(records.value_weights),
-        seed=request.seed,
-    )
+    network = start_network(partner, request.model, records, request.seed)
     check_shapes(trunk_of(network), request.trunk, place="The coordinator's trunk")
     load_trunk(network, request.trunk)
     if state is not None:
-        check_shapes(network.head.state_dict(), state.head, place="The partner's stored heads")
+        check_shapes(network.heads.state_dict(), state.heads, place="The partner's stored heads")
+        network.heads.load_state_dict(state.heads)
+    mechanism, source = _mechanism(partner, request, network, records, state, noise or SystemNoise())
 
     ledger.reserve(run=request.run, round_number=request.round, plan=request.plan, budget=partner.budget)
     try:
-        new_state = _private_steps(partner, request, network, records, state, noise or SystemNoise())
+        for _ in range(request.plan.steps_per_round):
+            mechanism.step(source)
+        new_state = _new_state(request, network, mechanism)
         new_state.save(partner.path(partner.state))
     except Exception as error:
         # From here on the sample is drawn, so a code for each cause would tell about it.
@@ -97,40 +95,59 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
     return _stored_reply(partner, request, ledger, new_state)
 
 
-def _private_steps(
+def _mechanism(
     partner: Partner,
     request: RoundRequest,
     network: SparseMultitaskNetwork,
     records: Records,
     state: PrivateState | None,
     noise: NoiseSource,
-) -> PrivateState:
-    if state is not None:
-        network.head.load_state_dict(state.head)
-    optimizer = torch.optim.SGD(
-        [
-            {"params": list(network.trunk.parameters()), "lr": request.training.trunk_learning_rate},
-            {"params": list(network.head.parameters()), "lr": request.training.head_learning_rate},
-        ]
-    )
-    mechanism = DpSgd(
-        request.plan,
-        network,
-        optimizer,
-        record_losses=partial(network_losses, records=records),
-        noise=noise,
-        placebo=partner.policy.placebo,
-    )
-    network.train()
-    for _ in range(request.plan.steps_per_round):
-        mechanism.step(records)
+) -> tuple[DpSgd, BatchSource]:
+    compute, plan = partner.compute, request.plan
+    device = choose_device(compute.device)
+    try:
+        network.to(device).train()
+        choose_kernel(network.trunk, rows=block_rows(plan.expected_batch), precision=compute.precision)
+        source = on_device(records, device)
+        rates = {"trunk": request.training.trunk_learning_rate, "heads": request.training.head_learning_rate}
+        optimizer = torch.optim.SGD(
+            [
+                {"params": [p for p in getattr(network, part).parameters() if p.requires_grad], "lr": rate}
+                for part, rate in rates.items()
+            ]
+        )
+        clip = plan.first_clip
+        if state is not None and state.clipping_norm is not None:
+            clip = replace(clip, norm=state.clipping_norm)
+        mechanism = DpSgd(
+            plan,
+            network,
+            optimizer,
+            record_losses=partial(network_losses, weights=source.weights),
+            noise=noise,
+            placebo=partner.policy.placebo,
+            clip=clip,
+            physical_batch=compute.physical_batch,
+            precision=compute.precision,
+        )
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            "PFL-M10",
+            f"The network does not fit into the memory of {device}. Nothing was charged. Ask for a smaller network, or "
+            "name another device (partner.toml: compute.device).",
+        ) from error
+    return mechanism, source
+
+
+def _new_state(request: RoundRequest, network: SparseMultitaskNetwork, mechanism: DpSgd) -> PrivateState:
     after = trunk_of(network)
     return PrivateState(
         run=request.run,
         round=request.round,
         request=request.digest,
-        head=network.head.state_dict(),
+        heads=network.heads.state_dict(),
         reply={name: after[name] - value for name, value in request.trunk.items()},
+        clipping_norm=mechanism.clip.norm if mechanism.clip.mode == "adaptive" else None,
     )
 
 

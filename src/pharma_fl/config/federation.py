@@ -10,6 +10,8 @@ from pharma_fl.config.base import Settings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Probability = Annotated[float, Field(gt=0, lt=1)]
+ClipMode = Literal["flat", "groups", "automatic", "adaptive"]
+Width = Annotated[int, Field(ge=1, le=65_536)]
 LearningRate = Annotated[float, Field(gt=0, le=1e6)]
 # Bounds within which float32 computes the clip and the accountant its epsilon; far beyond any useful value.
 SampleRate = Annotated[float, Field(ge=1e-6, le=1)]
@@ -25,14 +27,47 @@ class ModelSettings(Settings):
     """Fingerprint bits after folding; the prepared bits are folded to this width by position modulo it."""
     input_scale: Annotated[float, Field(ge=1e-3, le=1e3)] = 0.4
     """Value of a set bit. It balances the first layer's gradient against the others' under one clip."""
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Field(min_length=1, max_length=4)] = (32,)
+    input_transform: Literal["none", "binarize", "log1p", "tanh"] = "none"
+    """What becomes of counts; bits that were prepared without counts are 1 under ``none``."""
+    hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=4)] = (32,)
     activation: Literal["relu", "tanh"] = "tanh"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, le=0.99)] = 0.0
     head_start: Annotated[float, Field(ge=0, le=1e3)] = 4.0
     """Scale of the heads' public start, in units of 1 / sqrt(features). Column k starts equal at every
     partner; 0 starts every head at zero."""
+    class_features: Width | None = None
+    """How many of the trunk's outputs, from the left, the classification head sees; left out, all."""
+    value_features: Width | None = None
+    """How many of the trunk's outputs, from the right, the regression head sees; left out, all."""
     regression_weight: Annotated[float, Field(ge=0, le=1e3)] = 0.1
     """Weight of a squared error against a cross-entropy, a public constant."""
+    censored_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """What a censored value's weight is multiplied with, a public constant."""
+    catalogue: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Ids of catalogue tasks that mean the same at every partner: their columns are shared with the trunk."""
+    pretrained: Annotated[str | None, Field(pattern=r"^[0-9a-f]{64}$")] = None
+    """SHA-256 of the public checkpoint that the trunk starts from; every partner has a copy."""
+    frozen_layers: Annotated[int, Field(ge=0, le=4)] = 0
+    """How many of the trunk's layers, from the input, stay as they start and do not travel."""
+    adapter_rank: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Rank of a trained product beside each frozen layer; 0 for none."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        features, seen = self.hidden[-1], (self.class_features, self.value_features)
+        if any(part is not None and part > features for part in seen):
+            raise ValueError(f"expected class_features and value_features of at most hidden[-1] = {features}")
+        if sum(features if part is None else part for part in seen) < features:
+            raise ValueError(f"class_features and value_features must cover all hidden[-1] = {features} outputs")
+        if len(set(self.catalogue)) != len(self.catalogue):
+            raise ValueError("catalogue names a task twice")
+        if self.frozen_layers > len(self.hidden):
+            raise ValueError(f"frozen_layers = {self.frozen_layers} exceeds the {len(self.hidden)} trunk layers")
+        if self.adapter_rank and not self.frozen_layers:
+            raise ValueError("adapter_rank adapts frozen layers; set frozen_layers")
+        if self.frozen_layers == len(self.hidden) and not self.adapter_rank and not self.catalogue:
+            raise ValueError("with every layer frozen and neither adapters nor a catalogue nothing would be shared")
+        return self
 
 
 class TrainingSettings(Settings):
@@ -70,6 +105,20 @@ class PrivacySettings(Settings):
     clipping_norm: ClippingNorm = 1.0
     expected_batch: Annotated[float, Field(gt=0)] = 256.0
     """Public constant that divides the noised sum; never a count taken from data."""
+    clipping: ClipMode = "flat"
+    """``flat``: trunk and heads under one norm. ``groups``: each under its own, with its own noise. ``automatic``:
+    every gradient is brought near the norm. ``adaptive``: the norm follows a noised quantile, which is paid for."""
+    head_clipping_norm: ClippingNorm | None = None
+    """The heads' norm under ``groups``; clipping_norm is then the trunk's."""
+    head_noise_ratio: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    """Under ``groups``, the heads' noise multiplier over the trunk's; both together cost noise_multiplier."""
+    clip_quantile: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Under ``adaptive``, the share of records that shall be within the norm."""
+    clip_learning_rate: Annotated[float, Field(gt=0, le=2)] = 0.2
+    """Under ``adaptive``, how fast the norm follows."""
+    clip_count_noise: Annotated[float | None, Field(gt=0)] = None
+    """Under ``adaptive``, standard deviation of the noise on the count of records within the norm; left out, a
+    twentieth of expected_batch, but at least twice the noise multiplier."""
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -77,7 +126,16 @@ class PrivacySettings(Settings):
             raise ValueError("expected exactly one of epsilon and noise_multiplier")
         if self.mechanism == "none" and (self.epsilon is not None or self.noise_multiplier is not None):
             raise ValueError('mechanism "none" protects nothing: remove epsilon and noise_multiplier')
+        check_clipping(self.clipping, self.head_clipping_norm, self.mechanism)
         return self
+
+
+def check_clipping(clipping: ClipMode, head_clipping_norm: float | None, mechanism: str) -> None:
+    """Raise ValueError where the settings of clipping contradict each other."""
+    if (clipping == "groups") != (head_clipping_norm is not None):
+        raise ValueError('expected head_clipping_norm with clipping = "groups", and only there')
+    if mechanism == "none" and clipping != "flat":
+        raise ValueError('mechanism "none" clips nothing: remove clipping')
 
 
 class QuorumSettings(Settings):
@@ -108,6 +166,8 @@ class Federation(Settings):
     """Seeds the trunk's public start only; noise and sampling never depend on it."""
     partners: Annotated[dict[Name, Annotated[float, Field(gt=0)]], Field(min_length=1)]
     """Public weight of each partner's update, by partner name."""
+    pretrained: str | None = None
+    """The coordinator's copy of the public checkpoint that model.pretrained names, relative to federation.toml."""
     output: str = "coordinator"
     """Folder of checkpoints and round records, relative to federation.toml."""
     model: ModelSettings = ModelSettings()
@@ -121,6 +181,12 @@ class Federation(Settings):
         wanted = self.quorum.min_partners
         if wanted is not None and wanted > len(self.partners):
             raise ValueError(f"quorum.min_partners = {wanted} exceeds the {len(self.partners)} partners listed")
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoint_is_named_twice(self) -> Self:
+        if (self.pretrained is None) != (self.model.pretrained is None):
+            raise ValueError("expected pretrained (the file) and model.pretrained (its SHA-256) together, or neither")
         return self
 
     @property

@@ -21,6 +21,17 @@ class RegressionSettings(Settings):
     scale: Annotated[float, Field(gt=0)] = 1.0
 
 
+class ComputeSettings(Settings):
+    """Where and how this partner computes. It changes no guarantee and is told to nobody."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")] = "auto"
+    """``auto``: the GPU where there is exactly one, else the CPU."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products on a GPU; norms and sums stay float32 or better."""
+    physical_batch: Annotated[int | None, Field(ge=1, le=1_048_576)] = None
+    """Records in memory at a time; left out, as many as a sample rarely exceeds."""
+
+
 class BudgetSettings(Settings):
     """What the partner is ready to spend on its data, over all runs."""
 
@@ -60,11 +71,14 @@ class Partner(Settings):
     ledger: str = "ledger.sqlite"
     audit_log: str = "audit.jsonl"
     model: str = "model"
+    pretrained: str | None = None
+    """This partner's copy of the public checkpoint that the federation starts from."""
     tables: TableSettings = TunerTables()
     structures: StructureSettings = StructureSettings()
     fingerprint: FingerprintSettings = FingerprintSettings()
     folds: FoldSettings = FoldSettings()
     regression: RegressionSettings = RegressionSettings()
+    compute: ComputeSettings = ComputeSettings()
     budget: BudgetSettings
     policy: PolicySettings = PolicySettings()
 

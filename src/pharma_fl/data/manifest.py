@@ -76,7 +76,7 @@ def describe(
             "folds": partner.folds.model_dump(mode="json"),
         },
         "data_derived_assays": derived,
-        "remarks": _remarks(partner, tables, values, derived),
+        "remarks": _remarks(tables, values, derived),
         "counts": {
             "assays": {"read": len(tables.assays), "with_task": len({task.assay for task in target.tasks})},
             "structures": {
@@ -107,7 +107,7 @@ def describe(
     }
 
 
-def _remarks(partner: Partner, tables: Tables, values: Values, derived: Sequence[str]) -> list[str]:
+def _remarks(tables: Tables, values: Values, derived: Sequence[str]) -> list[str]:
     """Return what the partner had better know before training."""
     remarks = []
     classes = [
@@ -123,8 +123,6 @@ def _remarks(partner: Partner, tables: Tables, values: Values, derived: Sequence
     if derived:
         why = "thresholds come from the data" if tables.listed else "assays are not listed (tables.assays)"
         remarks.append(f"Private training will refuse {_listed(derived)} (PFL-P04): their {why}.")
-    if partner.fingerprint.counts:
-        remarks.append("The network does not read counts yet (PFL-M07).")
     return remarks
 
 

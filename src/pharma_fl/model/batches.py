@@ -1,22 +1,17 @@
-"""Rows of fingerprints and their labelled cells, as tensors."""
+"""Some records as tensors: rows of fingerprints and their labelled cells."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
-import scipy.sparse as sp
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-
-from pharma_fl.data.matrices import PreparedData
-from pharma_fl.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseRows:
-    """Binary rows in compressed form, the input of the first layer.
+    """Rows in compressed form, the input of the first layer.
 
     Attributes
     ----------
@@ -24,46 +19,126 @@ class SparseRows:
         int64 (nnz,): positions of the set bits, row after row.
     offsets : Tensor
         int64 (b + 1,): where each row begins in `indices`; the last entry is nnz.
+    values : Tensor or None
+        float32 (nnz,): what stands at each position; None where all are 1.
     columns : int
         Width of a row.
     """
 
     indices: Tensor
     offsets: Tensor
+    values: Tensor | None
     columns: int
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def counts(self) -> Tensor:
-        """int64 (b,): set bits of each row, which is its squared norm."""
+        """int64 (b,): set bits of each row."""
         return self.offsets.diff()
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """int64 (nnz,): the row of each set bit."""
+        return torch.arange(len(self), device=self.offsets.device).repeat_interleave(self.counts)
+
+    def take(self, rows: Tensor) -> SparseRows:
+        """Return some rows, int64 (k,), in that order; a row may be asked for more than once."""
+        lengths = self.counts[rows]
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        places = (self.offsets[rows] - offsets[:-1]).repeat_interleave(lengths)
+        places = places + torch.arange(len(places), device=places.device)
+        return SparseRows(
+            indices=self.indices[places],
+            offsets=offsets,
+            values=None if self.values is None else self.values[places],
+            columns=self.columns,
+        )
+
+    def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the rows with their zeros, (b, columns)."""
+        whole = torch.zeros(len(self), self.columns, dtype=dtype, device=self.offsets.device)
+        values = torch.ones_like(self.indices, dtype=dtype) if self.values is None else self.values.to(dtype)
+        return whole.index_put_((self.rows, self.indices), values)
+
+    def to(self, device: torch.device) -> SparseRows:
+        """Return the rows on another device."""
+        return SparseRows(
+            indices=self.indices.to(device),
+            offsets=self.offsets.to(device),
+            values=None if self.values is None else self.values.to(device),
+            columns=self.columns,
+        )
+
+    # Opacus's hooks keep a layer's input by these two, as they do with a tensor.
+    def detach(self) -> SparseRows:
+        """Return the rows themselves: they never need a gradient."""
+        return self
+
+    @property
+    def shape(self) -> torch.Size:
+        """``(b, columns)``."""
+        return torch.Size((len(self), self.columns))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """The labelled cells of a batch: everything else is missing and contributes nothing.
+    """The labelled cells of a batch, row after row: everything else is missing and contributes nothing.
 
     Attributes
     ----------
-    rows, columns : Tensor
-        int64 (cells,): row within the batch and task column.
+    columns : Tensor
+        int64 (cells,): task column.
+    offsets : Tensor
+        int64 (b + 1,): where each row's cells begin; the last entry is the number of cells.
     values : Tensor
         float32 (cells,): 0 or 1 for classification, standardised value for regression.
     censor : Tensor
         float32 (cells,): -1 where the true value is below, +1 where it is above, else 0.
     """
 
-    rows: Tensor
     columns: Tensor
+    offsets: Tensor
     values: Tensor
     censor: Tensor
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """int64 (cells,): row within the batch of each cell."""
+        count = len(self.offsets) - 1
+        return torch.arange(count, device=self.offsets.device).repeat_interleave(self.offsets.diff())
+
+    def select(self, kept: Tensor, columns: Tensor) -> Cells:
+        """Return the cells where `kept` is true, with other column numbers; every row stays, maybe without cells."""
+        before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+        return Cells(
+            columns=columns[kept],
+            offsets=before[self.offsets],
+            values=self.values[kept],
+            censor=self.censor[kept],
+        )
+
+    def to(self, device: torch.device) -> Cells:
+        """Return the cells on another device."""
+        return Cells(
+            columns=self.columns.to(device),
+            offsets=self.offsets.to(device),
+            values=self.values.to(device),
+            censor=self.censor.to(device),
+        )
+
+    def detach(self) -> Cells:
+        """Return the cells themselves, as `SparseRows.detach`."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some records with all their labels."""
+    """Some records with all their labels; blank rows (no bits, no labels) may follow them."""
 
     x: SparseRows
     classes: Cells
@@ -72,138 +147,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.x)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Records:
-    """One partner's records in memory: one row is one compound with all its measurements there.
-
-    Attributes
-    ----------
-    x : csr_array
-        (n, bits) ones, folded to the network's input width.
-    classes : csr_array
-        (n, classification tasks) float32, 0 or 1 in the stored cells.
-    values, censor : csr_array
-        (n, regression tasks) float32 with one sparsity pattern; explicit zeros are measurements.
-    class_weights, value_weights : Tensor
-        float32 (tasks,): public task weights.
-    data_derived_assays : tuple of str
-        Assays whose thresholds are taken from the data, which no accounting covers.
-    """
-
-    x: sp.csr_array
-    classes: sp.csr_array
-    values: sp.csr_array
-    censor: sp.csr_array
-    class_weights: Tensor
-    value_weights: Tensor
-    data_derived_assays: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return int(self.x.shape[0])
-
-    @classmethod
-    def from_prepared(
-        cls,
-        data: PreparedData,
-        rows: NDArray[np.int64],
-        *,
-        input_bits: int,
-        regression_weight: float,
-        center: float = 0.0,
-        scale: float = 1.0,
-    ) -> Records:
-        """Gather rows of a prepared data set.
-
-        Parameters
-        ----------
-        data : PreparedData
-            The partner's memory-mapped matrices.
-        rows : ndarray
-            int64 (n,): which compounds.
-        input_bits : int
-            Width after folding; at most the prepared width.
-        regression_weight : float
-            Public weight of a squared error against a cross-entropy.
-        center, scale : float
-            Public constants: a regression target becomes ``(value - center) / scale``.
-
-        Raises
-        ------
-        ModelError
-            ``PFL-M01`` the network is wider than the prepared fingerprints; ``PFL-M07`` they are counts.
-        """
-        if input_bits > data.bits:
-            raise ModelError(
-                "PFL-M01",
-                f"Expected model.input_bits <= {data.bits} prepared bits, got {input_bits}. "
-                "Lower model.input_bits in federation.toml, or prepare wider fingerprints.",
-            )
-        if len(data.arrays["x_counts"]):
-            # The first layer and its norms know set bits alone; a count would pass the clip uncounted.
-            raise ModelError(
-                "PFL-M07",
-                "Expected binary fingerprints, got counts, which the network does not read yet. "
-                "Set fingerprint.counts = false in partner.toml and prepare again.",
-            )
-        classes = _float_rows(data.y_class(), rows)
-        classes.data = (classes.data > 0).astype(np.float32)
-        values = _float_rows(data.y_regr(), rows)
-        values.data = (values.data - np.float32(center)) / np.float32(scale)
-        return cls(
-            x=fold_columns(data.x()[rows], input_bits),
-            classes=classes,
-            values=values,
-            censor=_float_rows(data.y_censor(), rows),
-            class_weights=torch.tensor([t.training_weight for t in data.classification_tasks], dtype=torch.float32),
-            value_weights=regression_weight
-            * torch.tensor([t.training_weight for t in data.regression_tasks], dtype=torch.float32),
-            data_derived_assays=data.data_derived_assays,
-        )
-
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """Gather some records; `rows` may be empty."""
-        x = self.x[rows]
-        return Batch(
-            x=SparseRows(
-                indices=torch.from_numpy(x.indices.astype(np.int64)),
-                offsets=torch.from_numpy(x.indptr.astype(np.int64)),
-                columns=int(x.shape[1]),
-            ),
-            classes=_cells(self.classes[rows], None),
-            values=_cells(self.values[rows], self.censor[rows]),
-        )
-
-    def all(self) -> Batch:
-        """Return every record as one batch."""
-        return self.batch(np.arange(len(self)))
-
-
-def fold_columns(x: sp.csr_array, width: int) -> sp.csr_array:
-    """Fold rows to `width` columns: column ``j`` becomes ``j mod width``.
-
-    The positions were permuted with the consortium's key, so the fold merges bits at random; a bit is set once.
-
-    >>> fold_columns(sp.csr_array(np.array([[1, 0, 0, 1, 1, 0]])), 3).toarray()
-    array([[1., 1., 0.]], dtype=float32)
-    """
-    folded = sp.csr_array((x.data.astype(np.float32), x.indices % width, x.indptr), shape=(x.shape[0], width))
-    folded.sum_duplicates()
-    folded.data[:] = 1.0
-    return folded
-
-
-def _float_rows(matrix: sp.csr_array, rows: NDArray[np.int64]) -> sp.csr_array:
-    picked = matrix[rows]
-    return sp.csr_array((picked.data.astype(np.float32), picked.indices, picked.indptr), shape=picked.shape)
-
-
-def _cells(matrix: sp.csr_array, censor: sp.csr_array | None) -> Cells:
-    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
-    values = torch.from_numpy(matrix.data.astype(np.float32))
-    return Cells(
-        rows=torch.from_numpy(rows),
-        columns=torch.from_numpy(matrix.indices.astype(np.int64)),
-        values=values,
-        censor=torch.zeros_like(values) if censor is None else torch.from_numpy(censor.data.astype(np.float32)),
-    )
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on another device."""
+        return Batch(x=self.x.to(device), classes=self.classes.to(device), values=self.values.to(device))

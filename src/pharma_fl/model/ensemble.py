@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from pharma_fl.atomic import write_atomic
 from pharma_fl.config.federation import ModelSettings
-from pharma_fl.model.batches import Records
 from pharma_fl.model.network import SparseMultitaskNetwork
 from pharma_fl.model.predict import predict
+from pharma_fl.model.records import Records
 from pharma_fl.model.weights import save_weights
 
 Array = NDArray[np.float32]

@@ -8,9 +8,9 @@ import torch
 from pharma_fl.config.base import Settings
 from pharma_fl.config.federation import ModelSettings
 from pharma_fl.errors import ModelError
-from pharma_fl.model.batches import Records
 from pharma_fl.model.losses import network_losses
 from pharma_fl.model.network import SparseMultitaskNetwork
+from pharma_fl.model.records import Records
 
 
 class FitSettings(Settings):
@@ -35,8 +35,13 @@ class FitSettings(Settings):
 
 def new_network(model: ModelSettings, records: Records, seed: int) -> SparseMultitaskNetwork:
     """Return a network at its start, with the head that `records` need."""
+    weights = records.weights
     return SparseMultitaskNetwork(
-        model, class_tasks=len(records.class_weights), value_tasks=len(records.value_weights), seed=seed
+        model,
+        class_tasks=len(weights.classes),
+        value_tasks=len(weights.values),
+        seed=seed,
+        catalogue=weights.catalogue,
     )
 
 
@@ -79,5 +84,5 @@ def fit(network: SparseMultitaskNetwork, records: Records, settings: FitSettings
             for start in range(0, len(order), settings.batch_size):
                 batch = records.batch(order[start : start + settings.batch_size])
                 optimizer.zero_grad()
-                network_losses(network, batch, records=records).mean().backward()  # type: ignore[no-untyped-call]
+                network_losses(network, batch, weights=records.weights).mean().backward()  # type: ignore[no-untyped-call]
                 optimizer.step()

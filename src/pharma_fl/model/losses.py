@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from pharma_fl.model.batches import Batch, Cells, Records
+from pharma_fl.model.batches import Batch, Cells
+from pharma_fl.model.elementwise import cross_entropy
+from pharma_fl.model.network import SparseMultitaskNetwork
+from pharma_fl.model.records import TaskWeights
 
 
-def record_losses(
-    logits: Tensor, values: Tensor, batch: Batch, *, class_weights: Tensor, value_weights: Tensor
+def network_losses(
+    network: SparseMultitaskNetwork, batch: Batch, *, weights: TaskWeights, labelled_cells: bool = True
 ) -> Tensor:
-    """Return the loss of each record.
+    """Run a network over a batch and return the loss of each record.
 
     A record's loss depends on that record alone: it is a weighted sum over its own cells and is never
     divided by a count taken from the batch, so one compound cannot change another's gradient. A record
@@ -19,35 +21,39 @@ def record_losses(
 
     Parameters
     ----------
-    logits, values : Tensor
-        float32 (b, classification tasks) and (b, regression tasks).
+    network : SparseMultitaskNetwork
+        Trunk and heads.
     batch : Batch
-        The labelled cells.
-    class_weights, value_weights : Tensor
-        float32 (tasks,): public constants.
+        b rows with their labelled cells.
+    weights : TaskWeights
+        Public constants of the tasks.
+    labelled_cells : bool
+        Compute the heads at the labelled cells alone, which is all that a loss needs; otherwise whole.
 
     Returns
     -------
     Tensor
         float32 (b,)
     """
-    losses = logits.new_zeros(len(batch))
+    if labelled_cells:
+        logits, values = network.at_cells(batch)
+    else:
+        all_logits, all_values = network(batch.x)
+        logits = all_logits[batch.classes.rows, batch.classes.columns]
+        values = all_values[batch.values.rows, batch.values.columns]
+    return record_losses(logits, values, batch, weights=weights)
+
+
+def record_losses(logits: Tensor, values: Tensor, batch: Batch, *, weights: TaskWeights) -> Tensor:
+    """Return the loss of each record, float32 (b,), from predictions at the labelled cells, float32 (cells,)."""
+    losses = logits.new_zeros(len(batch)).float()
     cells = batch.classes
-    crossed = functional.binary_cross_entropy_with_logits(
-        logits[cells.rows, cells.columns], cells.values, reduction="none"
-    )
-    losses = losses.index_add(0, cells.rows, crossed * class_weights[cells.columns])
+    crossed = cross_entropy(logits.float(), cells.values)
+    losses = losses.index_add(0, cells.rows, crossed * weights.classes[cells.columns])
     cells = batch.values
-    squared = censored_squared_error(values[cells.rows, cells.columns], cells)
-    return losses.index_add(0, cells.rows, squared * value_weights[cells.columns])
-
-
-def network_losses(network: nn.Module, batch: Batch, *, records: Records) -> Tensor:
-    """Run a network over a batch and return the loss of each record, with its tasks' public weights."""
-    logits, values = network(batch.x)
-    return record_losses(
-        logits, values, batch, class_weights=records.class_weights, value_weights=records.value_weights
-    )
+    weight = weights.values[cells.columns]
+    weight = weight.where(cells.censor == 0, weight * weights.censored[cells.columns])
+    return losses.index_add(0, cells.rows, censored_squared_error(values.float(), cells) * weight)
 
 
 def censored_squared_error(predicted: Tensor, cells: Cells) -> Tensor:

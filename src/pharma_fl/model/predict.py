@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pharma_fl.model.batches import Records
 from pharma_fl.model.network import SparseMultitaskNetwork
+from pharma_fl.model.records import Records
 
 _CHUNK = 4096
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from pharma_fl.errors import ModelError
-from pharma_fl.model.batches import Records
 from pharma_fl.model.ensemble import Ensemble, RecordsAt
 from pharma_fl.model.metrics import auc_roc, rmse
+from pharma_fl.model.records import Records
 
 Array = NDArray[np.float32]
 

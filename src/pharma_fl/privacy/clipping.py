@@ -7,15 +7,16 @@ coefficient and forming the ordinary weight products gives the clipped sum.
 
 Weights come from the coordinator, who may choose them to break the arithmetic. Norms are therefore taken in
 float64, where the square of no float32 under- or overflows, and a record with numbers that no training makes
-contributes nothing: what its products round to would no longer be near what its norm says. And each row's product
-is computed by itself: an ordinary matrix product rounds a row by how many others there are, and weights that cancel
-can make that difference as large as the clip.
+contributes nothing: what its products round to would no longer be near what its norm says. That a record's numbers
+do not depend on how many others there are is the caller's part: see `row_independence`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,92 +24,215 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from pharma_fl.errors import PrivacyError
+from pharma_fl.privacy.clip import Clip
+from pharma_fl.privacy.series import series_squares
 
 _LARGEST_INPUT = 1e6
 _LARGEST_NORM = 1e12
 
 
+class KeepMasks(Protocol):
+    """Where dropout's masks come from."""
+
+    def keep_mask(self, count: int, probability: float, device: torch.device) -> Tensor:
+        """Return bool (count,), each true with that probability, independently."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClippedSums:
+    """What one batch amounts to.
+
+    Attributes
+    ----------
+    gradients : dict
+        Name of each trained parameter to the sum of the clipped gradients, of the parameter's shape.
+    below : int
+        Records whose norm is at most the clip's first norm. It follows from the data: only noised may it be used.
+    """
+
+    gradients: Mapping[str, Tensor]
+    below: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """One call of one layer: its inputs, and what was propagated back to its output."""
+
+    layer: nn.Module
+    inputs: tuple[Any, ...]
+    backprops: Tensor
+    trained: tuple[str, ...]
+
+
 def clipped_gradients(
-    network: nn.Module, record_losses: Callable[[], Tensor], clipping_norm: float
-) -> dict[str, Tensor]:
+    network: nn.Module,
+    record_losses: Callable[[], Tensor],
+    clip: Clip,
+    *,
+    records: int | None = None,
+    masks: KeepMasks | None = None,
+    into: Mapping[str, Tensor] | None = None,
+    add: bool = False,
+    series: Tensor | None = None,
+) -> ClippedSums:
     """Return the sum over records of their clipped gradients.
 
-    Each record's gradient over **all** parameters of the network is scaled to a norm of at most
-    `clipping_norm`; adding or removing one record moves the sum by at most that much. Excepted is the rounding of
-    sums in float32: relative to `clipping_norm` about 1e-5 with 1,000 records, growing with their number.
+    Each record's gradient over **all** trained parameters of the network is scaled to a norm of at most the clip's;
+    adding or removing one record moves the sum by at most that much. Excepted is the rounding of
+    sums in float32: relative to the clipping norm about 1e-5 with 1,000 records, growing with their number.
 
     ====================================  ===============================
     a record's gradient                   its contribution
     ====================================  ===============================
-    norm n <= clipping_norm               unchanged
-    norm n > clipping_norm                scaled by ``clipping_norm / n``
+    norm n <= clipping norm               unchanged
+    norm n > clipping norm                scaled by ``norm / n``
     infinite or NaN anywhere              0
     norm above 1e12                       0
     a layer's input of norm above 1e6     0
     ====================================  ===============================
 
+    With ``clip.mode = "automatic"`` the first two lines read: scaled by ``norm / (n + 0.01 norm)``.
+
     Parameters
     ----------
     network : Module
-        Its layers with parameters are `nn.Linear`, or compute each row by itself and have a bias,
-        ``squared_norms(input)`` (float64) and ``gradient_sums(input, backprops)``, finite for finite backprops;
-        each is called at most once in a forward.
+        Its layers with trained parameters are `nn.Linear`, or compute each row by itself and have
+        ``input_squares(*inputs)`` (float64 (b,), squared norm of each record's input),
+        optionally ``backprop_squares(backprops, *inputs)``, and
+        ``gradient_sums(backprops, *inputs, coefficients, into, add)``; each is called at most once in a forward.
     record_losses : callable
         Runs the forward and returns float32 (b,): each entry depends on its own record alone.
-    clipping_norm : float
-        Positive; infinity clips nothing but still drops the records of the last three lines.
-
-    Returns
-    -------
-    dict
-        Parameter name to a tensor of its shape.
+    clip : Clip
+        How, and to what; a norm of infinity clips nothing but still drops the records of the last three lines.
+    records : int, optional
+        The first so many rows are records; the rest are blank and contribute nothing. Left out, all are records.
+    masks : KeepMasks, optional
+        Randomness of the network's `nn.Dropout` layers, each of which is called at most once.
+    into : mapping, optional
+        Where the sums are put, by name of each trained parameter; left out, new tensors.
+    add : bool
+        Add to what `into` holds.
+    series : Tensor, optional
+        int64 (b,): rows of one number are one unit; the norm of their gradients' sum is clipped.
 
     Raises
     ------
     PrivacyError
-        ``PFL-P01`` a layer has no exact norm, mixes records, or was called twice.
+        ``PFL-P01`` a layer has no exact norm, mixes records, or was called twice; or dropout has no masks.
 
     References
     ----------
     Goodfellow 2015, arXiv 1510.01799; Bu et al. 2022 ("book-keeping"), arXiv 2210.00038.
     """
     layers = _layers(network)
-    seen: dict[str, tuple[Any, Tensor]] = {}
+    trained = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    if into is None:
+        into = {name: torch.empty_like(value) for name, value in trained.items()}
+    losses, seen = _forward(network, record_losses, layers, masks)
+    count = len(losses) if records is None else records
+    if count == 0 or not seen:
+        _zero(into, add=add)
+        return ClippedSums(gradients=into, below=count)
 
-    def recorder(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        def record(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    outputs = [output for _, _, output in seen.values()]
+    found = torch.autograd.grad(losses.sum(), outputs, allow_unused=True)
+    calls = {
+        name: Seen(layer=layer, inputs=inputs, backprops=grad.detach(), trained=_trained(layer, name, trained))
+        for (name, (layer, inputs, _)), grad in zip(seen.items(), found, strict=True)
+        if grad is not None
+    }
+    coefficients, below = _coefficients(calls, clip, len(losses), count, series)
+    for name, layer in layers.items():
+        own = {key: into[f"{name}.{key}"] for key in _trained(layer, name, trained)}
+        if name not in calls:
+            _zero(own, add=add)
+            continue
+        call = calls[name]
+        factors = coefficients[clip.group_of(name)].to(torch.float32)
+        _gradient_sums(layer, call.backprops, call.inputs, factors, own, add=add)
+    return ClippedSums(gradients=into, below=below)
+
+
+def _forward(
+    network: nn.Module, record_losses: Callable[[], Tensor], layers: Mapping[str, nn.Module], masks: KeepMasks | None
+) -> tuple[Tensor, dict[str, tuple[nn.Module, tuple[Any, ...], Tensor]]]:
+    seen: dict[str, tuple[nn.Module, tuple[Any, ...], Tensor]] = {}
+
+    def recorder(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def record(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             if name in seen:
                 raise PrivacyError("PFL-P01", f"Layer {name} was called twice in one forward. Call each layer once.")
-            own = _row_products(layer, inputs[0]) if isinstance(layer, nn.Linear) else output
-            seen[name] = inputs[0], own
-            return own
+            if not output.requires_grad:
+                output.requires_grad_()
+            detached = tuple(part.detach() if isinstance(part, Tensor) else part for part in inputs)
+            seen[name] = layer, detached, output
 
         return record
 
     hooks = [layer.register_forward_hook(recorder(name)) for name, layer in layers.items()]
     try:
-        losses = record_losses()
+        # Without gradients of its own a weight costs no product in the backward pass.
+        with _frozen(network), _dropout_from(network, masks), torch.enable_grad():
+            losses = record_losses()
     finally:
         for hook in hooks:
             hook.remove()
+    return losses, seen
 
-    gradients = {name: torch.zeros_like(value) for name, value in network.named_parameters()}
-    if len(losses) == 0 or not seen:
-        return gradients
-    names = list(seen)
-    found = torch.autograd.grad(losses.sum(), [seen[name][1] for name in names], allow_unused=True)
-    backprops = {name: grad.detach() for name, grad in zip(names, found, strict=True) if grad is not None}
-    inputs = {name: _squared_norms(layers[name], seen[name][0]).detach() for name in backprops}
-    squares = torch.stack([inputs[name] * _row_norms(d).square() for name, d in backprops.items()]).sum(0)
-    # Comparisons with NaN are false, so what is not finite is not kept.
-    kept = (squares <= _LARGEST_NORM**2) & torch.stack([n <= _LARGEST_INPUT**2 for n in inputs.values()]).all(0)
-    coefficients = torch.where(kept, torch.clamp(clipping_norm / squares.sqrt(), max=1.0), 0.0)
-    kept, coefficients = kept.unsqueeze(1), coefficients.to(losses.dtype).unsqueeze(1)
-    for name, d in backprops.items():
-        scaled = torch.where(kept, d * coefficients, 0.0)
-        for key, value in _gradient_sums(layers[name], seen[name][0], scaled, kept).items():
-            gradients[f"{name}.{key}"] = value
-    return gradients
+
+def _coefficients(
+    calls: Mapping[str, Seen], clip: Clip, rows: int, records: int, series: Tensor | None
+) -> tuple[Tensor, int]:
+    device = next(iter(calls.values())).backprops.device
+    squares = torch.zeros(clip.groups, rows, dtype=torch.float64, device=device)
+    kept = torch.arange(rows, device=device) < records
+    for name, call in calls.items():
+        inputs = _input_squares(call.layer, call.inputs)
+        # Comparisons with NaN are false, so what is not finite is not kept.
+        kept &= inputs <= _LARGEST_INPUT**2
+        own = (inputs if "weight" in call.trained else 0.0) + float("bias" in call.trained)
+        squares[clip.group_of(name)] += own * _backprop_squares(call.layer, call.backprops, call.inputs)
+    kept &= (squares <= _LARGEST_NORM**2).all(0)
+    if series is not None:
+        squares = series_squares(calls.values(), kept, series)
+    found = torch.where(kept, clip.coefficients(squares), 0.0)
+    return found, int(((squares[0] <= clip.norm**2) & kept).sum())
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)  # noqa: FBT003
+
+
+@contextmanager
+def _dropout_from(network: nn.Module, masks: KeepMasks | None) -> Iterator[None]:
+    """Let dropout take its masks from `masks`: those of PyTorch's generator can be predicted."""
+    layers = [m for m in network.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0]  # noqa: SLF001
+    if any(type(layer) is not nn.Dropout for layer in layers) or (layers and masks is None):
+        raise PrivacyError("PFL-P01", "Dropout needs masks that nobody can predict. Use nn.Dropout, and give masks.")
+
+    def masked(layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        assert masks is not None
+        keep = 1.0 - float(layer.p)  # type: ignore[arg-type]
+        mask = masks.keep_mask(output.numel(), keep, output.device).view(output.shape)
+        return torch.where(mask, output / keep, 0.0)
+
+    hooks = [layer.register_forward_hook(masked) for layer in layers]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer, hook in zip(layers, hooks, strict=True):
+            layer.training = True
+            hook.remove()
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -118,44 +242,69 @@ def _layers(network: nn.Module) -> dict[str, nn.Module]:
             raise PrivacyError(
                 "PFL-P01", f"Layer {name} ({type(module).__name__}) mixes records, so no clip bounds one. Remove it."
             )
-        if not list(module.parameters(recurse=False)):
+        if not any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
             continue
         if type(module) is not nn.Linear and not hasattr(module, "gradient_sums"):
             raise PrivacyError(
                 "PFL-P01",
                 f"Layer {name} ({type(module).__name__}) has no exact per-record norm. "
-                "Use nn.Linear, or give the layer squared_norms and gradient_sums.",
+                "Use nn.Linear, or give the layer input_squares and gradient_sums.",
             )
         layers[name] = module
     return layers
 
 
-def _squared_norms(layer: nn.Module, inputs: Any) -> Tensor:
+def _trained(layer: nn.Module, name: str, trained: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(key for key, _ in layer.named_parameters(recurse=False) if f"{name}.{key}" in trained)
+
+
+def _input_squares(layer: nn.Module, inputs: tuple[Any, ...]) -> Tensor:
     if type(layer) is nn.Linear:
-        norms = _row_norms(inputs).square()
-        return norms + 1 if layer.bias is not None else norms
-    squared: Tensor = layer.squared_norms(inputs)  # type: ignore[operator]
-    return squared + 1
+        return _row_squares(inputs[0])
+    squares: Tensor = layer.input_squares(*inputs)  # type: ignore[operator]
+    return squares
 
 
-def _row_products(layer: nn.Linear, inputs: Tensor) -> Tensor:
-    weight = layer.weight.t().expand(len(inputs), -1, -1)
-    products = torch.bmm(inputs.unsqueeze(1), weight).squeeze(1)
-    return products if layer.bias is None else products + layer.bias
+def _backprop_squares(layer: nn.Module, backprops: Tensor, inputs: tuple[Any, ...]) -> Tensor:
+    if not hasattr(layer, "backprop_squares"):
+        return _row_squares(backprops)
+    squares: Tensor = layer.backprop_squares(backprops, *inputs)  # type: ignore[operator]
+    return squares
 
 
-def _row_norms(rows: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(rows.detach(), dim=1, dtype=torch.float64)
-    return norms
+def _row_squares(rows: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norms.square()
 
 
-def _gradient_sums(layer: nn.Module, inputs: Any, backprops: Tensor, kept: Tensor) -> dict[str, Tensor]:
-    if type(layer) is nn.Linear:
-        # A dropped record's input may itself be infinite, and 0 times infinity is not 0.
-        finite = torch.where(kept, inputs.detach(), 0.0)
-        sums = {"weight": backprops.T @ finite}
-        if layer.bias is not None:
-            sums["bias"] = backprops.sum(0)
-        return sums
-    own: dict[str, Tensor] = layer.gradient_sums(inputs, backprops)  # type: ignore[operator]
-    return own
+def _gradient_sums(
+    layer: nn.Module,
+    backprops: Tensor,
+    inputs: tuple[Any, ...],
+    coefficients: Tensor,
+    into: Mapping[str, Tensor],
+    *,
+    add: bool,
+) -> None:
+    if type(layer) is not nn.Linear:
+        layer.gradient_sums(backprops, *inputs, coefficients=coefficients, into=into, add=add)  # type: ignore[operator]
+        return
+    factors = coefficients.unsqueeze(1)
+    # A dropped record's numbers may be infinite, and 0 times infinity is not 0.
+    scaled = torch.where(factors > 0, backprops.float() * factors, 0.0)
+    if "weight" in into:
+        finite = torch.where(factors > 0, inputs[0].float(), 0.0)
+        if backprops.dtype != torch.float32 and backprops.is_cuda:
+            # Factors are rounded, sums are not: a rounded sum would hide or double one record's part.
+            sums = torch.mm(scaled.t().to(backprops.dtype), finite.to(backprops.dtype), out_dtype=torch.float32)
+            into["weight"].add_(sums) if add else into["weight"].copy_(sums)
+        else:
+            torch.addmm(into["weight"], scaled.t(), finite, beta=float(add), out=into["weight"])
+    if "bias" in into:
+        into["bias"].add_(scaled.sum(0)) if add else into["bias"].copy_(scaled.sum(0))
+
+
+def _zero(into: Mapping[str, Tensor], *, add: bool) -> None:
+    if not add:
+        for value in into.values():
+            value.zero_()

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizerFastGradientClipping
+from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
-from pharma_fl.privacy.clipping import clipped_gradients
+from pharma_fl.errors import PrivacyError
+from pharma_fl.privacy.clip import Clip
+from pharma_fl.privacy.clipping import ClippedSums, clipped_gradients
 from pharma_fl.privacy.noise import NoiseSource, poisson_sample
 from pharma_fl.privacy.plan import PrivacyPlan
+from pharma_fl.privacy.row_independence import block_rows, independent_rows
+
+_LOG = logging.getLogger(__name__)
+_BFLOAT16_MARGIN = 0.99
+"""Each factor of a product in bfloat16 is rounded by at most 2^-9 of itself, so both by less than one percent."""
 
 
 class Records(Protocol):
@@ -22,16 +31,38 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, rows: NDArray[np.int64]) -> Any:
-        """Gather the records with these row numbers."""
+    def batch(self, rows: NDArray[np.int64], size: int) -> Any:
+        """Gather the records with these row numbers; blank rows, whatever they hold, fill the batch up to `size`."""
+
+
+class Engine(Protocol):
+    """What computes clipped sums: `clipping.clipped_gradients`, or one of `opacus_engines`."""
+
+    def __call__(
+        self,
+        network: nn.Module,
+        record_losses: Callable[[], Tensor],
+        clip: Clip,
+        *,
+        records: int | None,
+        masks: NoiseSource | None,
+        into: Mapping[str, Tensor] | None,
+        add: bool,
+    ) -> ClippedSums:
+        """Put the clipped sums of one block into `into`."""
 
 
 class NoisedOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
-    """Opacus's optimizer over clipped sums, with noise from our own source.
+    """Opacus's optimizer over clipped sums, with noise from our own source, in place.
 
     Opacus draws noise from PyTorch's generator, which is not cryptographic, and its secure mode does
-    not install today. Everything else (the division by the expected batch, the step hook that feeds
-    Opacus's accountants) is Opacus's own.
+    not install today; and it copies every gradient three times. Everything else (the division by the expected batch,
+    the step hook that feeds Opacus's accountants) is Opacus's own.
+
+    Attributes
+    ----------
+    noise_std : dict
+        Standard deviation of the noise on each parameter, by the parameter's id.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, *, plan: PrivacyPlan, noise: NoiseSource) -> None:
@@ -42,21 +73,27 @@ class NoisedOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
             expected_batch_size=plan.expected_batch,
             loss_reduction="mean",
         )
+        self.noise_std: dict[int, float] = {}
         self._noise = noise
+
+    def accumulate(self) -> None:
+        """Take the clipped sums as they are: micro-batches were summed before."""
+        for parameter in self.params:
+            parameter.summed_grad = parameter.grad
 
     def add_noise(self) -> None:
         """Turn the clipped sums into noised gradients, in place."""
         for parameter in self.params:
-            if self.noise_multiplier > 0:
-                self._noise.add_normal(parameter.summed_grad, self.noise_multiplier * self.max_grad_norm)
-            parameter.grad = parameter.summed_grad.view_as(parameter)
+            std = self.noise_std[id(parameter)]
+            if std > 0:
+                self._noise.add_normal(parameter.grad, std)
 
 
 class DpSgd:
     """Sampling, clipping and noise of one plan over one network: trunk and heads are one mechanism.
 
-    Every step covers all parameters that the optimizer holds, and they must be all parameters of the
-    network: a head trained without noise would carry its data into the next trunk update.
+    Every step covers all trained parameters of the network, and the optimizer must hold them all: a head trained
+    without noise would carry its data into the next trunk update. What is frozen must stay as it is.
 
     Parameters
     ----------
@@ -65,14 +102,27 @@ class DpSgd:
     network : Module
         Trunk and heads.
     optimizer : Optimizer
-        Owns every parameter; what it does with a noised gradient is post-processing.
+        Owns every trained parameter; what it does with a noised gradient is post-processing.
     record_losses : callable
         ``(network, batch) -> float32 (b,)``, each entry a function of its own record alone.
     noise : NoiseSource
-        Randomness of sampling and noise.
+        Randomness of sampling, noise and dropout.
     placebo : bool
         Replace the data's part of every sum by zero, leaving noise alone. A control experiment; it can
         only make the run more private.
+    clip : Clip, optional
+        Where an adaptive clip stands after earlier steps of the run; left out, the plan's start.
+    physical_batch : int, optional
+        Rows that are in memory at a time; left out, as many as a sample rarely exceeds. Noise is drawn once a step.
+    precision : {"float32", "bfloat16"}
+        Of products. In bfloat16 norms and sums stay float32 or better, and the clip is 1 % lower than the plan's.
+    engine : callable
+        What computes the clipped sums; others than the default are for comparison.
+
+    Raises
+    ------
+    PrivacyError
+        ``PFL-P01`` Opacus's validator refuses the network.
     """
 
     def __init__(
@@ -84,29 +134,102 @@ class DpSgd:
         record_losses: Callable[[nn.Module, Any], Tensor],
         noise: NoiseSource,
         placebo: bool = False,
+        clip: Clip | None = None,
+        physical_batch: int | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        engine: Engine = clipped_gradients,
     ) -> None:
-        owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if {id(p) for p in owned} != {id(p) for p in network.parameters()}:
-            raise ValueError("expected an optimizer that owns every parameter of the network")
+        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        trained = {name: value for name, value in network.named_parameters() if value.requires_grad}
+        if owned != {id(value) for value in trained.values()}:
+            raise ValueError("expected an optimizer that owns every trained parameter of the network, and no other")
+        problems = ModuleValidator.validate(network, strict=False)
+        if problems:
+            raise PrivacyError("PFL-P01", f"Opacus refuses the network: {problems[0]}")
         self.plan = plan
+        self.clip = clip or plan.first_clip
         self.optimizer = NoisedOptimizer(optimizer, plan=plan, noise=noise)
         self.steps_taken = 0
-        self._network = network
-        self._record_losses = record_losses
-        self._noise = noise
-        self._placebo = placebo
+        self.physical_batch = independent_rows(network, physical_batch or block_rows(plan.expected_batch))
+        self._network, self._record_losses, self._noise = network, record_losses, noise
+        self._placebo, self._precision, self._engine = placebo, precision, engine
+        self._sums = {name: torch.empty_like(value) for name, value in trained.items()}
 
     def step(self, records: Records) -> None:
-        """Take one private step. An empty sample is a step like any other and gets its noise."""
+        """Take one private step. An empty sample is a step like any other and gets its noise.
+
+        Raises
+        ------
+        PrivacyError
+            ``PFL-P07`` the smallest physical batch does not fit into memory. Nothing was changed.
+        """
         rows = poisson_sample(self._noise, records=len(records), sample_rate=self.plan.sample_rate)
-        batch = records.batch(rows)
-        sums = clipped_gradients(
-            self._network,
-            lambda: self._record_losses(self._network, batch),
-            self.plan.clipping_norm if self.plan.protected else math.inf,
-        )
+        below = self._clipped_sums(records, rows)
+        # A record counts as plus or minus one half, so that one more or less moves the count by one half.
+        count = 0.0 if self._placebo else below - len(rows) / 2
+        multipliers = self.plan.multipliers
         for name, parameter in self._network.named_parameters():
-            parameter.grad = torch.zeros_like(parameter) if self._placebo else sums[name]
+            if name in self._sums:
+                group = self.clip.group_of(name)
+                parameter.grad = self._sums[name].zero_() if self._placebo else self._sums[name]
+                std = multipliers[group] * self.clip.norm_of(group) if self.plan.protected else 0.0
+                self.optimizer.noise_std[id(parameter)] = std
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.clip.mode == "adaptive":
+            self._adapt(count)
         self.steps_taken += 1
+
+    def _clipped_sums(self, records: Records, rows: NDArray[np.int64]) -> int:
+        while True:
+            try:
+                return self._over_blocks(records, rows)
+            except torch.OutOfMemoryError as error:
+                if self.physical_batch <= 32:
+                    raise PrivacyError(
+                        "PFL-P07",
+                        f"A physical batch of {self.physical_batch} records does not fit into the device's memory. "
+                        "Use a smaller network, another device (partner.toml: compute.device), or more memory.",
+                    ) from error
+                self.physical_batch //= 2
+                _LOG.warning("Out of memory: going on with physical batches of %d records.", self.physical_batch)
+            # Outside of the handler, whose traceback holds on to what did not fit.
+            torch.cuda.empty_cache()
+
+    def _over_blocks(self, records: Records, rows: NDArray[np.int64]) -> int:
+        clip, size = self.clip, self.physical_batch
+        if not self.plan.protected:
+            clip = Clip(norm=math.inf)
+        elif self._precision == "bfloat16":
+            clip = clip.tightened(_BFLOAT16_MARGIN)
+        below = 0
+        device = next(iter(self._sums.values())).device
+        for first in range(0, max(1, len(rows)), size):
+            part = rows[first : first + size]
+
+            def losses(part: NDArray[np.int64] = part) -> Tensor:
+                batch = records.batch(part, size=size if len(part) else 0)
+                with torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
+                    return self._record_losses(self._network, batch)
+
+            sums = self._engine(
+                self._network,
+                losses,
+                clip,
+                records=len(part),
+                masks=self._noise,
+                into=self._sums,
+                add=first > 0,
+            )
+            below += sums.below
+        return below
+
+    def _adapt(self, count: float) -> None:
+        noised = torch.tensor([count], dtype=torch.float64)
+        self._noise.add_normal(noised, self.plan.count_noise)
+        self.clip = self.clip.adapted(
+            float(noised) / self.plan.expected_batch + 0.5,
+            quantile=self.plan.clip_quantile,
+            learning_rate=self.plan.clip_learning_rate,
+            first_norm=self.plan.clipping_norm,
+        )

@@ -4,50 +4,94 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from randomgen import ChaCha
+from randomgen import AESCounter
 from torch import Tensor
 
-_CHUNK = 1 << 18
+from pharma_fl.privacy.device_noise import DeviceNoise
+
+_CHUNK = 1 << 15
+"""Normals drawn at a time by one thread: they stay in its processor's cache."""
 
 
 class NoiseSource(Protocol):
-    """Where sampling and noise come from."""
+    """Where sampling, noise and dropout's masks come from."""
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Return float64 (count,) in [0, 1)."""
+
+    def keep_mask(self, count: int, probability: float, device: torch.device) -> Tensor:
+        """Return bool (count,), each true with that probability, independently."""
 
     def add_normal(self, tensor: Tensor, std: float) -> None:
         """Add independent Gaussian noise to every entry, in place."""
 
 
 class SystemNoise:
-    """ChaCha20 keyed with 256 bits from the operating system.
+    """AES-128 in counter mode, each thread's key drawn from the operating system.
 
-    The key follows from no seed, round or run, is never stored or logged, and is drawn anew in a forked
-    process, so that no two processes, partners or rounds share a draw. A restart draws a new key.
+    Keys follow from no seed, round or run, are never stored or logged, and are drawn anew in a forked
+    process, so that no two threads, processes, partners or rounds share a draw. A restart draws new keys.
+    Noise for a tensor on a GPU is made there, by `DeviceNoise`.
+
+    Parameters
+    ----------
+    threads : int, optional
+        How many draw at the same time; left out, as many as PyTorch uses.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads or torch.get_num_threads()
+        self._process = -1
+        self._pool: ThreadPoolExecutor | None = None
+        self._devices: dict[torch.device, DeviceNoise] = {}
+        self._generators: list[np.random.Generator] = []
         self._rekey()
 
     def uniform(self, count: int) -> NDArray[np.float64]:
-        """Return float64 (count,) in [0, 1)."""
+        """Return float64 (count,) in [0, 1), of 53 bits."""
         self._check_process()
-        return self._generator.random(count)
+        return self._generators[0].random(count)
+
+    def keep_mask(self, count: int, probability: float, device: torch.device) -> Tensor:
+        """Return bool (count,), each true with that probability to 2^-32, independently."""
+        self._check_process()
+        if device.type != "cpu":
+            return self._on(device).keep_mask(count, probability)
+        bits = np.frombuffer(self._generators[0].bytes(4 * count), dtype=np.uint32)
+        return torch.from_numpy(bits < round(probability * 2**32))
 
     def add_normal(self, tensor: Tensor, std: float) -> None:
         """Add noise drawn in float64, chunk by chunk, without a second copy of the tensor."""
         self._check_process()
-        flat = tensor.view(-1)
-        for start in range(0, flat.numel(), _CHUNK):
-            part = flat[start : start + _CHUNK]
-            noise = torch.from_numpy(self._generator.standard_normal(part.numel()) * std)
-            part.copy_(part.to(torch.float64) + noise.to(part.device))
+        if tensor.device.type != "cpu":
+            self._on(tensor.device).add_normal(tensor, std)
+            return
+        flat = tensor.detach().view(-1).numpy()
+        starts = range(0, len(flat), _CHUNK)
+        workers = min(self._threads, len(starts))
+        if workers <= 1:
+            _add(self._generators[0], flat, starts, std)
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="noise")
+        shares = [
+            self._pool.submit(_add, self._generators[worker], flat, starts[worker::workers], std)
+            for worker in range(workers)
+        ]
+        for share in shares:
+            share.result()
+
+    def _on(self, device: torch.device) -> DeviceNoise:
+        if device not in self._devices:
+            self._devices[device] = DeviceNoise(device)
+        return self._devices[device]
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
@@ -55,7 +99,21 @@ class SystemNoise:
 
     def _rekey(self) -> None:
         self._process = os.getpid()
-        self._generator = np.random.Generator(ChaCha(key=secrets.randbits(256), rounds=20))
+        # A fork leaves no threads behind.
+        self._pool, self._devices = None, {}
+        keys = (secrets.randbits(128) for _ in range(self._threads))
+        self._generators = [np.random.Generator(AESCounter(key=key)) for key in keys]
+
+
+def _add(generator: np.random.Generator, flat: NDArray[np.float32], starts: Iterable[int], std: float) -> None:
+    drawn = np.empty(_CHUNK)
+    for start in starts:
+        part = flat[start : start + _CHUNK]
+        noise = drawn[: len(part)]
+        generator.standard_normal(out=noise)
+        noise *= std
+        # The sum is taken in float64 and rounded once.
+        np.add(part, noise, out=part, casting="same_kind")
 
 
 def poisson_sample(noise: NoiseSource, *, records: int, sample_rate: float) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,13 +10,16 @@ from pydantic import Field, model_validator
 from pharma_fl.config.base import Settings
 from pharma_fl.config.federation import (
     MOST_STEPS,
+    ClipMode,
     ClippingNorm,
     PrivacySettings,
     Probability,
     SampleRate,
     TrainingSettings,
+    check_clipping,
 )
 from pharma_fl.privacy.accountant import Charge, calibrate_noise, epsilon
+from pharma_fl.privacy.clip import Clip, gradient_multiplier, group_multipliers
 
 
 class PrivacyPlan(Settings):
@@ -27,6 +31,10 @@ class PrivacyPlan(Settings):
     clips each record's joint gradient of trunk and heads to `clipping_norm`, sums, and adds to every
     coordinate Gaussian noise of standard deviation ``noise_multiplier * clipping_norm``; the result is
     divided by the constant `expected_batch`.
+
+    `noise_multiplier` is what the step costs in every mode of clipping. Where a step releases two things of one
+    sample (two groups; a gradient and a count of records within the norm), each gets more noise, so that both
+    together are one Gaussian mechanism of that multiplier (`privacy.clip`).
 
     Exceptions to the guarantee: it assumes real numbers, while noise is drawn in float64 and added in
     float32; it treats the partner's list of tasks and the settings of its preparation as public; it
@@ -40,6 +48,8 @@ class PrivacyPlan(Settings):
         As above; `delta` is where epsilon is reported.
     rounds, steps_per_round : int
         Length of the run.
+    clipping, head_clipping_norm, head_noise_ratio, clip_quantile, clip_learning_rate, clip_count_noise
+        As in ``[privacy]`` of federation.toml.
 
     References
     ----------
@@ -54,6 +64,12 @@ class PrivacyPlan(Settings):
     delta: Probability
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     steps_per_round: Annotated[int, Field(ge=1, le=10_000)]
+    clipping: ClipMode = "flat"
+    head_clipping_norm: ClippingNorm | None = None
+    head_noise_ratio: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    clip_quantile: Annotated[float, Field(ge=0, le=1)] = 0.5
+    clip_learning_rate: Annotated[float, Field(gt=0, le=2)] = 0.2
+    clip_count_noise: Annotated[float | None, Field(gt=0)] = None
     unit: Literal["compound"] = "compound"
     relation: Literal["add-or-remove-one"] = "add-or-remove-one"
 
@@ -61,6 +77,13 @@ class PrivacyPlan(Settings):
     def _noise_fits(self) -> Self:
         if self.protected != (self.noise_multiplier > 0):
             raise ValueError('expected noise_multiplier > 0 with mechanism "dp-sgd", and 0 with "none"')
+        return self
+
+    @model_validator(mode="after")
+    def _clipping_fits(self) -> Self:
+        check_clipping(self.clipping, self.head_clipping_norm, self.mechanism)
+        if self.clipping == "adaptive":
+            gradient_multiplier(self.noise_multiplier, self.count_noise)
         return self
 
     @model_validator(mode="after")
@@ -73,6 +96,25 @@ class PrivacyPlan(Settings):
     def protected(self) -> bool:
         """Whether the plan has any guarantee at all."""
         return self.mechanism == "dp-sgd"
+
+    @property
+    def first_clip(self) -> Clip:
+        """The clip of the first step."""
+        return Clip(mode=self.clipping, norm=self.clipping_norm, head_norm=self.head_clipping_norm or math.nan)
+
+    @property
+    def multipliers(self) -> tuple[float, ...]:
+        """Noise standard deviation over clipping norm, of each group of parameters."""
+        if self.clipping == "groups":
+            return group_multipliers(self.noise_multiplier, self.head_noise_ratio)
+        if self.clipping == "adaptive":
+            return (gradient_multiplier(self.noise_multiplier, self.count_noise),)
+        return (self.noise_multiplier,)
+
+    @property
+    def count_noise(self) -> float:
+        """Standard deviation of the noise on the count of records within an adaptive clip."""
+        return self.clip_count_noise or max(self.expected_batch / 20, 2 * self.noise_multiplier)
 
     @property
     def round_charge(self) -> Charge:
@@ -116,4 +158,10 @@ def propose(privacy: PrivacySettings, training: TrainingSettings) -> PrivacyPlan
         delta=privacy.delta,
         rounds=training.rounds,
         steps_per_round=training.local_steps,
+        clipping=privacy.clipping,
+        head_clipping_norm=privacy.head_clipping_norm,
+        head_noise_ratio=privacy.head_noise_ratio,
+        clip_quantile=privacy.clip_quantile,
+        clip_learning_rate=privacy.clip_learning_rate,
+        clip_count_noise=privacy.clip_count_noise,
     )

@@ -25,6 +25,10 @@ def check_policy(plan: PrivacyPlan, policy: PolicySettings) -> None:
         )
     if plan.sample_rate > policy.max_sample_rate:
         broken.append(f"sample_rate {plan.sample_rate:g} > policy.max_sample_rate {policy.max_sample_rate:g}")
+    if (plan.head_clipping_norm or 0) > policy.max_clipping_norm:
+        broken.append(
+            f"head_clipping_norm {plan.head_clipping_norm:g} > policy.max_clipping_norm {policy.max_clipping_norm:g}"
+        )
     if plan.clipping_norm > policy.max_clipping_norm:
         broken.append(f"clipping_norm {plan.clipping_norm:g} > policy.max_clipping_norm {policy.max_clipping_norm:g}")
     if broken:

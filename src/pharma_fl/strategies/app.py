@@ -7,7 +7,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from pharma_fl.config import Federation, federation_file
 from pharma_fl.messages.wire import to_arrays
-from pharma_fl.model.network import initial_trunk
+from pharma_fl.model.pretrained import initial_trunk, load_pretrained
 from pharma_fl.privacy.plan import propose
 from pharma_fl.strategies.dp_fedavg import DpFedAvg
 from pharma_fl.strategies.run_record import Checkpoints
@@ -25,4 +25,8 @@ def main(grid: Grid, context: Context) -> None:
     observers = [MlflowObserver(federation.tracking)] if federation.tracking.enabled else []
     strategy = DpFedAvg(federation, propose(federation.privacy, federation.training), Checkpoints(folder), observers)
     strategy.run = f"{federation.name}-{context.run_id:016x}"
-    strategy.start(grid=grid, initial_arrays=to_arrays(initial_trunk(federation.model, federation.seed)))
+    pretrained = None
+    if federation.pretrained is not None:
+        pretrained = load_pretrained(path.resolve().parent / federation.pretrained, federation.model.pretrained)
+    trunk = initial_trunk(federation.model, federation.seed, pretrained)
+    strategy.start(grid=grid, initial_arrays=to_arrays(trunk))

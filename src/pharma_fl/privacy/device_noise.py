@@ -1,0 +1,236 @@
+"""Gaussian noise that nobody can predict, made where the tensor lies.
+
+A ChaCha20 key stream in torch integer operations, so that a GPU needs no random numbers from the host. It
+runs on a CPU too, where `SystemNoise` is the faster of the two.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import secrets
+import struct
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+_LOG = logging.getLogger("pharma_fl.privacy")
+_CHUNK = {"cuda": 1 << 22, "cpu": 1 << 16}  # values at a time: a GPU wants many, a CPU what its cache holds
+_QUARTERS = (
+    *((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15)),
+    *((0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14)),
+)
+
+
+class DeviceNoise(threading.local):
+    """ChaCha20 keyed with 256 bits from the operating system, one key stream a thread.
+
+    The key follows from no seed, round or run and is never stored, logged, copied or pickled. Each thread draws its
+    own, and so does a forked process; a restart draws a new one.
+
+    Parameters
+    ----------
+    device : device or str
+        Where the numbers are made; tensors given to `add_normal` lie there.
+
+    Notes
+    -----
+    The block counter has 64 bits and the nonce is zero, as in the original ChaCha: a key is never used for two
+    streams, and a counter of 32 bits would repeat after 2^38 bytes, 340 steps' noise for 10^8 parameters.
+    The counter moves on before its blocks are made, so that an interrupted draw is lost and not repeated.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = torch.device(device)
+        self._chunk = _CHUNK.get(self._device.type, _CHUNK["cpu"])
+        self._rekey()
+
+    def add_normal(self, tensor: Tensor, std: float) -> None:
+        """Add independent Gaussian noise to every entry, in place and without a second copy of the tensor.
+
+        Noise and sum are float64 and are rounded once, to the tensor's type. The scratch memory is about 45 bytes
+        a value of one chunk (180 MiB on a GPU, 3 MiB on a CPU).
+
+        Parameters
+        ----------
+        tensor : Tensor
+            Contiguous, float32 or float64, of any shape.
+        std : float
+            Standard deviation; 0 leaves the tensor as it is.
+
+        Raises
+        ------
+        ValueError
+            The tensor is not contiguous or of another type.
+
+        Notes
+        -----
+        Which float64 numbers a transformation can reach gives something away about its result (Mironov 2012; for
+        Box-Muller Jin et al. 2022, arXiv 2112.05307). Rounding to float32 merges some 2^29 of them into each number
+        that is released; a float64 tensor has no such protection and is not for release.
+        """
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"Expected a float32 or float64 tensor, got {tensor.dtype}.")
+        if not tensor.is_contiguous():
+            raise ValueError(f"Expected a contiguous tensor, got strides {tensor.stride()} of {tuple(tensor.shape)}.")
+        if std == 0:
+            return
+        flat = tensor.detach().view(-1)
+        for at in range(0, flat.numel(), self._chunk):
+            part = flat[at : at + self._chunk]
+            noise = normals(self._blocks(part.numel(), a_block=8))[: part.numel()]
+            part.copy_(noise.mul_(std).add_(part))
+
+    def uniform(self, count: int) -> Tensor:
+        """Return float64 (count,) in [0, 1), multiples of 2^-53."""
+        words = self._blocks(count, a_block=8).to(torch.int64)
+        bits = ((words[:8] & 0x1FFFFF) << 32) | (words[8:] & 0xFFFFFFFF)
+        return bits.view(-1)[:count].to(torch.float64) * 2.0**-53
+
+    def keep_mask(self, count: int, probability: float) -> Tensor:
+        """Return bool (count,), each True with `probability` (rounded to a multiple of 2^-32).
+
+        Raises
+        ------
+        ValueError
+            The probability is not in [0, 1].
+        """
+        if not 0 <= probability <= 1:
+            raise ValueError(f"Expected 0 <= probability <= 1, got {probability}.")
+        mask = torch.empty(count, dtype=torch.bool, device=self._device)
+        limit = round(probability * 2**32) - 2**31  # words are signed
+        for at in range(0, count, self._chunk):
+            part = mask[at : at + self._chunk]
+            words = self._blocks(part.numel(), a_block=16).view(-1)[: part.numel()]
+            part.copy_(words.to(torch.int64) < limit)
+        return mask
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A noise source is neither copied nor pickled: the copy would repeat its draws.")
+
+    def _blocks(self, count: int, *, a_block: int) -> Tensor:
+        """Return fresh blocks for `count` draws, `a_block` from each: int32 (16, n)."""
+        if os.getpid() != self._process:
+            self._rekey()
+        n = -(-count // (a_block * 64)) * 64  # full multiples: no short shapes that would be compiled anew
+        first = self._counter
+        self._counter += n
+        return chacha20_blocks(self._start, first, n)
+
+    def _rekey(self) -> None:
+        self._process = os.getpid()
+        self._counter = 0
+        self._start = start_state(secrets.token_bytes(32)).to(self._device)
+
+
+def start_state(key: bytes, nonce: bytes = bytes(8)) -> Tensor:
+    """Return ChaCha20's state before the counter is set: int32 (16,), from a key of 32 bytes."""
+    return torch.tensor(struct.unpack("<16i", b"expand 32-byte k" + key + bytes(8) + nonce), dtype=torch.int32)
+
+
+def chacha20_blocks(start: Tensor, first: int, n: int) -> Tensor:
+    """Return the ChaCha20 blocks `first` to ``first + n - 1`` of a key stream.
+
+    Parameters
+    ----------
+    start : Tensor
+        int32 (16,) of `start_state`, on the device of the result.
+    first, n : int
+        Counter of the first block, below 2^63, and how many.
+
+    Returns
+    -------
+    Tensor
+        int32 (16, n): column i is block ``first + i`` as 16 little-endian words.
+
+    References
+    ----------
+    Bernstein 2008, "ChaCha, a variant of Salsa20" (64-bit counter); RFC 8439, section 2.3 (block function).
+    """
+    with torch.no_grad():  # one mode, one compiled graph
+        counter = torch.arange(first, first + n, device=start.device)
+        state = start[:, None].repeat(1, n)
+        state[12] = counter.to(torch.int32)  # keeps the low 32 bits
+        state[13] = (counter >> 32).to(torch.int32)
+        double_round = _double_round_on(start.device)
+        words = state
+        for _ in range(10):
+            words = double_round(words)
+        return words + state
+
+
+def normals(blocks: Tensor) -> Tensor:
+    """Return float64 (8 n,) standard normal values from int32 (16, n) uniform bits.
+
+    Box and Muller's transformation of 64 bits for a radius and 64 for an angle gives two values, up to 9.49 in
+    size; a true normal value lies beyond with a probability of 2e-21.
+    """
+    radius = unit(blocks[0:4], blocks[4:8]).log_().mul_(-2).sqrt_()
+    angle = unit(blocks[8:12], blocks[12:16]).mul_(2 * math.pi)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()]).view(-1)
+
+
+def unit(high: Tensor, low: Tensor) -> Tensor:
+    """Return ``(k + 1/2) / 2^64`` for k of 64 bits in two int32 words, rounded to float64, in (0, 1].
+
+    Adding 2^31 to a signed word is a bijection onto the 32-bit numbers, so k is uniform. Small values are exact:
+    the tails of the normal law come from there.
+    """
+    fraction = low.to(torch.float64).add_(2.0**31 + 0.5).mul_(2.0**-32)
+    return high.to(torch.float64).add_(2.0**31).add_(fraction).mul_(2.0**-32)
+
+
+def _rotate(word: Tensor, bits: int) -> Tensor:
+    # the right shift copies the sign, which the mask takes away
+    return (word << bits) | ((word >> (32 - bits)) & ((1 << bits) - 1))
+
+
+def _quarter_round(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    a = a + b
+    d = _rotate(d ^ a, 16)
+    c = c + d
+    b = _rotate(b ^ c, 12)
+    a = a + b
+    d = _rotate(d ^ a, 8)
+    c = c + d
+    b = _rotate(b ^ c, 7)
+    return a, b, c, d
+
+
+def _double_round_of_rows(state: Tensor) -> Tensor:
+    """Do four quarter rounds at a time: a quarter of the calls, for eager execution."""
+    a, b, c, d = _quarter_round(*state.view(4, 4, -1).unbind())
+    a, b, c, d = _quarter_round(a, b.roll(-1, 0), c.roll(-2, 0), d.roll(-3, 0))
+    return torch.cat([a, b.roll(1, 0), c.roll(2, 0), d.roll(3, 0)])
+
+
+def _double_round_of_words(state: Tensor) -> Tensor:
+    """Do one quarter round at a time: no value crosses columns, so that a compiler makes one kernel of it."""
+    words = list(state.unbind())
+    for i, j, k, m in _QUARTERS:
+        words[i], words[j], words[k], words[m] = _quarter_round(words[i], words[j], words[k], words[m])
+    return torch.stack(words)
+
+
+@functools.cache
+def _double_round_on(device: torch.device) -> Callable[[Tensor], Tensor]:
+    return _compiled_if_right(device) if device.type == "cuda" else _double_round_of_rows
+
+
+def _compiled_if_right(device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Compile the double round for a device, or return the eager one and say so once."""
+    try:
+        compiled = torch.compile(_double_round_of_words, fullgraph=True, dynamic=True)
+        probe = torch.arange(16 * 64, dtype=torch.int32, device=device).view(16, 64) * 0x3C6EF35F
+        if torch.equal(compiled(probe), _double_round_of_rows(probe)):
+            return compiled
+        reason = "its result is wrong"
+    except Exception as error:  # noqa: BLE001 - a compiler fails in many ways, and noise is needed in all of them
+        reason = type(error).__name__
+    _LOG.warning("Noise on %s is made without torch.compile (%s); it is slower and as good.", device, reason)
+    return _double_round_of_rows

@@ -1,0 +1,239 @@
+"""Blocks in which a row's result does not depend on its place: what is kept, and what is found out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import poisson
+from tests.conftest import SeededNoise
+from tests.privacy.oracle import Settings, distance, size
+from tests.privacy.setups import Silence, make_setup, network_of, records_of, step_sums
+from torch import nn
+from torch.nn import functional
+
+from pharma_fl.config import ModelSettings
+from pharma_fl.model.losses import network_losses
+from pharma_fl.model.network import SparseMultitaskNetwork
+from pharma_fl.privacy import dp_sgd, row_independence
+from pharma_fl.privacy.clip import Clip
+from pharma_fl.privacy.clipping import clipped_gradients
+from pharma_fl.privacy.dp_sgd import DpSgd
+from pharma_fl.privacy.plan import PrivacyPlan
+from pharma_fl.privacy.row_independence import block_rows, independent_rows
+
+
+@pytest.fixture(autouse=True)
+def _measured_anew():
+    row_independence._same.cache_clear()
+    yield
+    row_independence._same.cache_clear()
+
+
+def a_network(*hidden, activation="tanh"):
+    model = ModelSettings(input_bits=64, hidden=hidden, activation=activation)
+    return SparseMultitaskNetwork(model, class_tasks=3, value_tasks=1, seed=0)
+
+
+# Widths are multiples of 4 where 64 rows shall be kept: rows of others begin at addresses of another alignment, and
+# some products of MKL round by that.
+def plant(monkeypatch, kind, broken):
+    """Let rows of an operation differ by their place where `broken(shape, rows)`."""
+    real = row_independence._OPERATIONS[kind]
+
+    def planted(shape, generator, device):
+        act = real(shape, generator, device)
+
+        def at_places(rows):
+            out = act(rows)
+            # The last bit of one row's last number, and nothing else.
+            if broken(shape, len(rows)):
+                out = out.clone()
+                out[-1, -1] = torch.nextafter(out[-1, -1], torch.tensor(math.inf))
+            return out
+
+        return at_places
+
+    monkeypatch.setitem(row_independence._OPERATIONS, kind, planted)
+
+
+@pytest.mark.parametrize("hidden", [(8,), (512, 512), (512, 64, 32)])
+@pytest.mark.parametrize("rows", [32, 96, 352])
+def test_a_multiple_of_32_rows_is_kept(hidden, rows):
+    kept = independent_rows(a_network(*hidden), rows)
+    assert kept % 32 == 0
+    assert 32 <= kept <= rows
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 7, 50, 64])
+def test_what_is_kept_is_true(wanted):
+    """Each product of the network, and its gradient, of rows other than those that were measured."""
+    network = a_network(512, 300, 1)
+    kept = independent_rows(network, wanted)
+    assert 1 <= kept <= wanted
+    generator = torch.Generator().manual_seed(7)
+    for layer in network.trunk.middle:
+        forward = torch.randn(layer.in_features, generator=generator)
+        back = torch.randn(layer.out_features, generator=generator)
+        for place in range(kept):
+            rows = torch.randn(kept, layer.in_features, generator=generator)
+            rows[place] = forward
+            out = functional.linear(rows, layer.weight.detach(), layer.bias.detach())
+            errors = torch.randn(kept, layer.out_features, generator=generator)
+            errors[place] = back
+            into = errors @ layer.weight.detach()
+            if place == 0:
+                first = out[place], into[place]
+            assert torch.equal(out[place], first[0])
+            assert torch.equal(into[place], first[1])
+
+
+@pytest.mark.parametrize("kind", ["product", "back"])
+def test_a_product_that_depends_on_the_place_leaves_one_row(monkeypatch, kind):
+    network = a_network(16, 16)
+    assert independent_rows(network, 64) == 64
+    row_independence._same.cache_clear()
+    plant(monkeypatch, kind, lambda _, rows: rows > 1)
+    assert independent_rows(network, 64) == 1
+
+
+def test_the_largest_block_that_is_independent_is_kept(monkeypatch):
+    plant(monkeypatch, "product", lambda _, rows: rows > 16)
+    assert independent_rows(a_network(16, 16), 64) == 16
+
+
+def test_one_layer_among_many_is_enough(monkeypatch):
+    plant(monkeypatch, "back", lambda shape, _: shape == (24, 40))
+    assert independent_rows(a_network(16, 24, 32), 64) == 64
+    assert independent_rows(a_network(16, 24, 40), 64) == 1
+
+
+def test_an_activation_that_depends_on_the_place_leaves_one_row(monkeypatch):
+    plant(monkeypatch, "tanh", lambda _, rows: rows > 1)
+    assert independent_rows(a_network(16, 16), 64) == 1
+
+
+def test_activations_of_a_network_without_products_are_measured_too(monkeypatch):
+    # DEFECT at the time of writing: row_independence._checks measures activations only where there is a product.
+    plant(monkeypatch, "tanh", lambda _, rows: rows > 1)
+    assert independent_rows(a_network(16), 64) == 1
+
+
+def test_activations_of_every_width_are_measured(monkeypatch):
+    # DEFECT at the time of writing: row_independence._checks measures the widest layer's alone.
+    plant(monkeypatch, "tanh", lambda shape, rows: shape[-1] == 7 and rows > 1)
+    assert independent_rows(a_network(16, 7), 64) == 1
+
+
+class OwnLayer(nn.Module):
+    def __init__(self, shapes):
+        super().__init__()
+        self.shapes = shapes
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def dense_shapes(self):
+        return self.shapes
+
+
+def test_shapes_of_own_layers_are_measured(monkeypatch):
+    plant(monkeypatch, "product", lambda shape, _: shape == (12, 34))
+    assert independent_rows(nn.Sequential(OwnLayer([(12, 33)]), nn.Tanh()), 64) == 64
+    assert independent_rows(nn.Sequential(OwnLayer([(12, 33), (12, 34)]), nn.Tanh()), 64) == 1
+
+
+def test_the_first_layers_product_is_measured_where_its_kernel_is_dense(monkeypatch):
+    plant(monkeypatch, "product", lambda shape, _: shape == (64, 8))
+    network = a_network(8)
+    assert independent_rows(network, 64) == 64
+    network.trunk.input.kernel = "dense"
+    assert independent_rows(network, 64) == 1
+
+
+def test_a_step_uses_one_row_where_places_matter_and_has_the_same_sum(monkeypatch):
+    setup = make_setup(0, n=12, hidden=(16, 16), settings=Settings(activation="tanh"))
+    network, records = network_of(setup), records_of(setup)
+    clip = Clip(norm=0.5)
+    whole = step_sums(network, records, range(12), clip, physical_batch=32)
+    row_independence._same.cache_clear()
+    plant(monkeypatch, "product", lambda _, rows: rows > 1)
+    sizes = []
+
+    class Watched:
+        def __len__(self):
+            return 12
+
+        def batch(self, rows, size):
+            sizes.append(size)
+            return records.batch(rows, size=size)
+
+    private = a_mechanism(network, records, physical_batch=32)
+    assert private.physical_batch == 1
+    private.step(Watched())
+    assert sizes == [1] * 12
+    assert distance(step_sums(network, records, range(12), clip, physical_batch=32), whole) <= 1e-6 * size(whole)
+
+
+def a_mechanism(network, records, **options):
+    plan = PrivacyPlan(
+        sample_rate=1.0,
+        noise_multiplier=1.0,
+        clipping_norm=0.5,
+        expected_batch=12.0,
+        delta=1e-5,
+        rounds=1,
+        steps_per_round=1,
+    )
+    return DpSgd(
+        plan,
+        network,
+        torch.optim.SGD(network.parameters(), lr=0.0),
+        record_losses=lambda network, batch: network_losses(network, batch, weights=records.weights),
+        **({"noise": SeededNoise()} | options),
+    )
+
+
+def test_a_smaller_block_after_running_out_of_memory_is_measured_too(monkeypatch):
+    # DEFECT at the time of writing: dp_sgd.DpSgd halves its block without measuring.
+    setup = make_setup(0, n=12, hidden=(16, 16))
+    network, records = network_of(setup), records_of(setup)
+    plant(monkeypatch, "product", lambda _, rows: rows == 64)
+    blocks = []
+
+    def engine(network, record_losses, clip, **options):
+        def losses():
+            found = record_losses()
+            blocks.append(len(found))
+            if len(found) > 64:
+                raise torch.OutOfMemoryError
+            return found
+
+        return clipped_gradients(network, losses, clip, **options)
+
+    private = a_mechanism(network, records, physical_batch=128, engine=engine, noise=Silence())
+    assert private.physical_batch == 128
+    private.step(records)
+    assert blocks[0] == 128
+    assert blocks[-1] == private.physical_batch
+    assert 64 not in blocks
+
+
+def test_a_step_measures_what_it_was_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(dp_sgd, "independent_rows", lambda _, wanted: asked.append(wanted) or 3)
+    setup = make_setup(0, n=7, hidden=(6,))
+    network, records = network_of(setup), records_of(setup)
+    assert a_mechanism(network, records).physical_batch == 3
+    assert a_mechanism(network, records, physical_batch=50).physical_batch == 3
+    assert asked == [block_rows(12.0), 50]
+
+
+def test_a_block_holds_nearly_every_sample():
+    for expected in (0.5, 3.0, 10.0, 256.0, 1000.0, 4096.0):
+        rows = block_rows(expected)
+        assert rows % 32 == 0
+        assert rows >= expected
+        assert poisson.sf(rows, expected) < 1e-3
+        assert rows <= expected + 4 * math.sqrt(expected) + 32
+    assert block_rows(1e6) == 8192
+    assert block_rows(1e6, most=96) == 96
+    assert np.all(np.diff([block_rows(float(expected)) for expected in range(1, 3000)]) >= 0)
