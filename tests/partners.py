@@ -39,11 +39,23 @@ def a_task(column, kind, **changes):
     return Task(**(facts | changes))
 
 
-def a_partner(folder, name="north", *, n=150, bits=96, seed=0, data_derived=(), classes=2, folds=None, **settings):
+def a_partner(
+    folder,
+    name="north",
+    *,
+    n=150,
+    bits=96,
+    seed=0,
+    data_derived=(),
+    classes=2,
+    folds=None,
+    catalogue=(None, None),
+    **settings,
+):
     """Write partner.toml and prepared data; the first class follows from bit 0, so there is something to learn.
 
     `data_derived` lists assays whose thresholds the data decides; `classes` is 2 or 0 classification tasks; `folds`
-    gives each compound's fold.
+    gives each compound's fold; `catalogue` the classification tasks' catalogue ids.
     """
     rng = np.random.default_rng(seed)
     dense = rng.random((n, bits)) < 0.15
@@ -65,7 +77,10 @@ def a_partner(folder, name="north", *, n=150, bits=96, seed=0, data_derived=(), 
         y_censor=csr_array((np.zeros(n, dtype=np.int8), y_regr.indices, y_regr.indptr), shape=(n, 1)),
         folds=(np.arange(n) % 5 if folds is None else np.asarray(folds)).astype(np.int8),
         compounds=pd.DataFrame({"row": range(n)}),
-        tasks=[*(a_task(column, "classification") for column in range(classes)), a_task(0, "regression")],
+        tasks=[
+            *(a_task(column, "classification", catalog_task_id=catalogue[column]) for column in range(classes)),
+            a_task(0, "regression"),
+        ],
         manifest={"data_derived_assays": [str(one) for one in data_derived]},
     )
     content = {"name": name, "budget": {"epsilon": 5.0, "delta": 1e-5}} | settings

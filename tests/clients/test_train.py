@@ -12,7 +12,7 @@ from scipy.stats import kstest
 from tests.conftest import PROJECT
 from tests.partners import MODEL, a_partner, a_plan, a_request
 
-from pharma_fl.clients.records import training_folds
+from pharma_fl.clients.records import open_records, training_folds
 from pharma_fl.clients.state import PrivateState
 from pharma_fl.clients.train import train_round
 from pharma_fl.data.matrices import PreparedData
@@ -25,6 +25,7 @@ from pharma_fl.errors import (
     PolicyViolation,
     PrivacyError,
 )
+from pharma_fl.model.fit import new_network
 from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.model.records import fold_columns
 from pharma_fl.privacy.accountant import Charge, epsilon
@@ -120,6 +121,78 @@ def test_dropout_takes_its_masks_from_the_partners_own_randomness(tmp_path):
     assert noise.asked
     assert {probability for _, probability in noise.asked} == {0.75}
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_catalogue_column_travels_and_is_found_by_its_id(tmp_path):
+    """Without noise: what two partners call by one id moves one column, wherever their tasks stand."""
+    model = MODEL.model_copy(update={"catalogue": (31, 12)})
+    trunk = initial_trunk(model, 0)
+    assert trunk["catalogue.weight"].shape == (2, 8)
+    plan = a_plan(mechanism="none", noise_multiplier=0.0, sample_rate=1.0)
+    for name, ids, moves in (("north", (12, None), [1]), ("south", (None, 31), [0]), ("east", (7, 31), [0])):
+        partner = a_partner(tmp_path, name, catalogue=ids, policy={"allow_unprotected": True})
+        change = train_round(partner, a_request(plan=plan, model=model, trunk=trunk)).change
+        assert torch.nonzero(change["catalogue.weight"].any(dim=1)).flatten().tolist() == moves
+        start = new_network(model, open_records(partner, model, training_folds(partner)), 0).heads.classes.weight
+        own = PrivateState.load(partner.path(partner.state)).heads["classes.weight"]
+        columns = [column for column, task in enumerate(ids) if task not in model.catalogue]
+        assert torch.nonzero((own != start).any(dim=1)).flatten().tolist() == columns
+
+
+def test_a_clip_that_adapts_goes_on_from_round_to_round(tmp_path):
+    partner = a_partner(tmp_path)
+    plan = a_plan(clipping="adaptive", clipping_norm=100.0)
+    train_round(partner, a_request(1, plan=plan))
+    first = PrivateState.load(partner.path(partner.state)).clipping_norm
+    assert first != 100.0
+    train_round(partner, a_request(2, plan=plan))
+    second = PrivateState.load(partner.path(partner.state)).clipping_norm
+    # Noise of 8 on a share of 40: a step moves the norm by a factor of at most e^(0.2 * 3).
+    assert abs(np.log(second / first)) < 2 * 0.6
+    assert second != first
+    train_round(partner, a_request(1, run="run-2", plan=plan))
+    assert abs(np.log(PrivateState.load(partner.path(partner.state)).clipping_norm / 100.0)) < 2 * 0.6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"clipping": "groups", "head_clipping_norm": 0.5}, {"clipping": "automatic"}],
+)
+def test_each_kind_of_clipping_carries_out_a_round(tmp_path, changes):
+    partner = a_partner(tmp_path)
+    reply = train_round(partner, a_request(plan=a_plan(**changes)))
+    assert reply.epsilon_spent == epsilon([Charge(0.5, 4.0, 2)], 1e-5)
+    assert PrivateState.load(partner.path(partner.state)).clipping_norm is None
+
+
+def test_a_network_too_large_for_the_device_is_refused_uncharged(tmp_path, monkeypatch):
+    partner = a_partner(tmp_path)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("pharma_fl.clients.train.on_device", full)
+    with pytest.raises(ModelError, match="PFL-M10"):
+        train_round(partner, a_request())
+    assert kinds(partner) == []
+
+
+def test_a_gpu_that_is_not_there_is_refused_uncharged(tmp_path):
+    partner = a_partner(tmp_path, compute={"device": "cuda:7"})
+    with pytest.raises(ModelError, match="PFL-M09"):
+        train_round(partner, a_request())
+    assert kinds(partner) == []
+
+
+def test_damaged_labels_are_refused_uncharged(tmp_path):
+    partner = a_partner(tmp_path)
+    path = partner.path(partner.data) / "y_regr_values.npy"
+    values = np.load(path)
+    values[3] = np.nan
+    np.save(path, values)
+    with pytest.raises(ModelError, match="PFL-M08"):
+        train_round(partner, a_request())
+    assert kinds(partner) == []
 
 
 def test_runs_that_share_a_state_folder_are_refused_before_heads_are_lost(tmp_path):

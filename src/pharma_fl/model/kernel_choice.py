@@ -69,7 +69,7 @@ def _faster(bits: int, hidden: int, rows: int, dtype: torch.dtype, device: torch
         layer.kernel = kernel
 
         def once() -> Tensor:
-            layer.gradient_sums(backprops, x, coefficients=ones, into=into, add=False)
+            layer.gradient_sums(backprops, x, coefficients=ones, finite=True, into=into, add=False)
             found: Tensor = layer(x)
             return found
 

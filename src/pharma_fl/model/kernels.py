@@ -34,8 +34,10 @@ def gather_sums(x: SparseRows, weight: Tensor) -> Tensor:
     return found
 
 
-def scatter_sums(x: SparseRows, dense: Tensor, out: Tensor, *, add: bool = False) -> None:
-    """Write ``x.T @ dense``, float32 (f, h), into `out`, or add it there.
+def scatter_sums(
+    x: SparseRows, dense: Tensor, out: Tensor, *, factors: Tensor | None = None, add: bool = False
+) -> None:
+    """Write ``x.T @ (factors * dense)``, float32 (f, h), into `out`, or add it there.
 
     Sums over rows are taken in the rows' order. Nothing as large as `out` is allocated on the CPU.
 
@@ -47,6 +49,8 @@ def scatter_sums(x: SparseRows, dense: Tensor, out: Tensor, *, add: bool = False
         float32 (b, h)
     out : Tensor
         float32 (f, h); what was there is lost unless `add`.
+    factors : Tensor, optional
+        float32 (b,): what each row is multiplied with on the way.
     add : bool
         Keep what was there.
     """
@@ -54,6 +58,8 @@ def scatter_sums(x: SparseRows, dense: Tensor, out: Tensor, *, add: bool = False
     offsets = torch.zeros(x.columns + 1, dtype=torch.int64, device=out.device)
     torch.cumsum(torch.bincount(x.indices, minlength=x.columns), 0, out=offsets[1:])
     rows, values = x.rows[order], None if x.values is None else x.values[order]
+    if factors is not None:
+        values = factors[rows] if values is None else factors[rows] * values
     if out.device.type != "cpu":
         ones = torch.ones_like(rows, dtype=dense.dtype) if values is None else values
         transposed = torch.sparse_csr_tensor(offsets, rows, ones, size=(x.columns, len(x)), check_invariants=False)

@@ -73,21 +73,31 @@ class SparseLinear(nn.Module):
         return [(self.in_features, self.out_features)] if self.kernel == "dense" else []
 
     def gradient_sums(
-        self, backprops: Tensor, x: SparseRows, *, coefficients: Tensor, into: Mapping[str, Tensor], add: bool
+        self,
+        backprops: Tensor,
+        x: SparseRows,
+        *,
+        coefficients: Tensor,
+        finite: bool,
+        into: Mapping[str, Tensor],
+        add: bool,
     ) -> None:
         """Put the gradients, each record's scaled by its coefficient and all summed, where `into` has a place."""
-        scaled = _scaled(backprops, coefficients.unsqueeze(1))
+        if not finite:
+            backprops = _finite(backprops, coefficients)
+            if x.values is not None:
+                x = replace(x, values=torch.where(coefficients[x.rows] > 0, x.values, 0.0))
         if "bias" in into:
-            _put(scaled.sum(0), into["bias"], add=add)
+            _put(coefficients @ backprops, into["bias"], add=add)
         if "weight" not in into:
             return
-        scaled *= self.scale
-        if x.values is not None:
-            x = replace(x, values=torch.where(coefficients[x.rows] > 0, x.values, 0.0))
+        factors = self.scale * coefficients
         if self.kernel == "gather":
-            scatter_sums(x, scaled, into["weight"], add=add)
+            # The rows are scaled on the way: no pass over them, and no copy.
+            scatter_sums(x, backprops, into["weight"], factors=factors, add=add)
         else:
-            _put(_product(x.dense(self.dtype).t(), scaled.to(self.dtype)), into["weight"], add=add)
+            scaled = (backprops * factors.unsqueeze(1)).to(self.dtype)
+            _put(_product(x.dense(self.dtype).t(), scaled), into["weight"], add=add)
 
     def _rounded(self, x: SparseRows) -> SparseRows:
         if self.kernel == "gather" or x.values is None:
@@ -159,19 +169,21 @@ class Head(nn.Module):
         cells: Cells | None = None,
         *,
         coefficients: Tensor,
+        finite: bool,
         into: Mapping[str, Tensor],
         add: bool,
     ) -> None:
         """Put the gradients, each record's scaled by its coefficient and all summed, where `into` has a place."""
-        features = finite_rows(features.float(), coefficients)
+        features = features.float() if finite else _finite(features.float(), coefficients)
         if cells is None:
-            scaled = _scaled(backprops, coefficients.unsqueeze(1))
+            scaled = (backprops if finite else _finite(backprops, coefficients)) * coefficients.unsqueeze(1)
             if "weight" in into:
                 _put(scaled.t() @ features, into["weight"], add=add)
             if "bias" in into:
                 _put(scaled.sum(0), into["bias"], add=add)
             return
-        scaled = _scaled(backprops, coefficients[cells.rows])
+        factors = coefficients[cells.rows]
+        scaled = torch.where(factors > 0, backprops * factors, 0.0)
         if "weight" in into:
             errors = cell_matrix(cells, scaled, columns=self.out_features)
             scatter_sums(errors, features, into["weight"], add=add)
@@ -186,13 +198,9 @@ def _dense_squares(rows: Tensor) -> Tensor:
     return norms.square()
 
 
-def finite_rows(rows: Tensor, coefficients: Tensor) -> Tensor:
-    """Return rows with those of coefficient 0 set to 0: a dropped record's may be infinite, and 0 times that is NaN."""
+def _finite(rows: Tensor, coefficients: Tensor) -> Tensor:
+    """Set rows of coefficient 0 to 0: a dropped record's numbers may be infinite, and 0 times that is NaN."""
     return torch.where(coefficients.unsqueeze(1) > 0, rows, 0.0)
-
-
-def _scaled(backprops: Tensor, coefficients: Tensor) -> Tensor:
-    return torch.where(coefficients > 0, backprops * coefficients, 0.0)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

@@ -156,7 +156,7 @@ class SparseMultitaskNetwork(nn.Module):
         if self._catalogued:
             columns = self.catalogue.to(shared.device)[cells.columns]
             common, own = columns >= 0, columns < 0
-            logits = classes.new_zeros(len(cells))
+            logits = torch.zeros(len(cells), device=classes.device)
             in_catalogue = self.trunk.catalogue(shared, cells.select(common, columns))  # type: ignore[misc]
             logits = logits.masked_scatter(common, in_catalogue)
             logits = logits.masked_scatter(own, self.heads.classes(classes, cells.select(own, cells.columns)))

@@ -25,7 +25,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from pharma_fl.errors import PrivacyError
 from pharma_fl.privacy.clip import Clip
-from pharma_fl.privacy.series import series_squares
+from pharma_fl.privacy.series import first_of_each, series_squares
 
 _LARGEST_INPUT = 1e6
 _LARGEST_NORM = 1e12
@@ -47,7 +47,8 @@ class ClippedSums:
     gradients : dict
         Name of each trained parameter to the sum of the clipped gradients, of the parameter's shape.
     below : int
-        Records whose norm is at most the clip's first norm. It follows from the data: only noised may it be used.
+        Records (or series) whose norm is at most the clip's first norm. It follows from the data: only noised may it
+        be used.
     """
 
     gradients: Mapping[str, Tensor]
@@ -99,7 +100,9 @@ def clipped_gradients(
         Its layers with trained parameters are `nn.Linear`, or compute each row by itself and have
         ``input_squares(*inputs)`` (float64 (b,), squared norm of each record's input),
         optionally ``backprop_squares(backprops, *inputs)``, and
-        ``gradient_sums(backprops, *inputs, coefficients, into, add)``; each is called at most once in a forward.
+        ``gradient_sums(backprops, *inputs, coefficients, finite, into, add)``, where a record of coefficient 0
+        contributes nothing even if its numbers are not finite, which `finite` excludes; each is called at most once
+        in a forward.
     record_losses : callable
         Runs the forward and returns float32 (b,): each entry depends on its own record alone.
     clip : Clip
@@ -141,7 +144,7 @@ def clipped_gradients(
         for (name, (layer, inputs, _)), grad in zip(seen.items(), found, strict=True)
         if grad is not None
     }
-    coefficients, below = _coefficients(calls, clip, len(losses), count, series)
+    coefficients, finite, below = _coefficients(calls, clip, len(losses), count, series)
     for name, layer in layers.items():
         own = {key: into[f"{name}.{key}"] for key in _trained(layer, name, trained)}
         if name not in calls:
@@ -149,7 +152,7 @@ def clipped_gradients(
             continue
         call = calls[name]
         factors = coefficients[clip.group_of(name)].to(torch.float32)
-        _gradient_sums(layer, call.backprops, call.inputs, factors, own, add=add)
+        _gradient_sums(call, factors, own, finite=finite, add=add)
     return ClippedSums(gradients=into, below=below)
 
 
@@ -182,21 +185,28 @@ def _forward(
 
 def _coefficients(
     calls: Mapping[str, Seen], clip: Clip, rows: int, records: int, series: Tensor | None
-) -> tuple[Tensor, int]:
+) -> tuple[Tensor, bool, int]:
+    """Return float64 (groups, rows), whether all rows are usable, and how many records are within the clip."""
     device = next(iter(calls.values())).backprops.device
     squares = torch.zeros(clip.groups, rows, dtype=torch.float64, device=device)
-    kept = torch.arange(rows, device=device) < records
+    usable = torch.ones(rows, dtype=torch.bool, device=device)
     for name, call in calls.items():
         inputs = _input_squares(call.layer, call.inputs)
         # Comparisons with NaN are false, so what is not finite is not kept.
-        kept &= inputs <= _LARGEST_INPUT**2
+        usable &= inputs <= _LARGEST_INPUT**2
         own = (inputs if "weight" in call.trained else 0.0) + float("bias" in call.trained)
         squares[clip.group_of(name)] += own * _backprop_squares(call.layer, call.backprops, call.inputs)
-    kept &= (squares <= _LARGEST_NORM**2).all(0)
+    usable &= (squares <= _LARGEST_NORM**2).all(0)
+    kept = usable & (torch.arange(rows, device=device) < records)
+    counted = kept
     if series is not None:
-        squares = series_squares(calls.values(), kept, series)
+        members: dict[int, list[Seen]] = {group: [] for group in range(clip.groups)}
+        for name, call in calls.items():
+            members[clip.group_of(name)].append(call)
+        squares = series_squares(members, squares, kept, series)
+        counted = first_of_each(kept, series)
     found = torch.where(kept, clip.coefficients(squares), 0.0)
-    return found, int(((squares[0] <= clip.norm**2) & kept).sum())
+    return found, bool(usable.all()), int(((squares[0] <= clip.norm**2) & counted).sum())
 
 
 @contextmanager
@@ -277,29 +287,25 @@ def _row_squares(rows: Tensor) -> Tensor:
     return norms.square()
 
 
-def _gradient_sums(
-    layer: nn.Module,
-    backprops: Tensor,
-    inputs: tuple[Any, ...],
-    coefficients: Tensor,
-    into: Mapping[str, Tensor],
-    *,
-    add: bool,
-) -> None:
+def _gradient_sums(call: Seen, coefficients: Tensor, into: Mapping[str, Tensor], *, finite: bool, add: bool) -> None:
+    layer, backprops = call.layer, call.backprops
     if type(layer) is not nn.Linear:
-        layer.gradient_sums(backprops, *inputs, coefficients=coefficients, into=into, add=add)  # type: ignore[operator]
+        layer.gradient_sums(  # type: ignore[operator]
+            backprops, *call.inputs, coefficients=coefficients, finite=finite, into=into, add=add
+        )
         return
     factors = coefficients.unsqueeze(1)
-    # A dropped record's numbers may be infinite, and 0 times infinity is not 0.
-    scaled = torch.where(factors > 0, backprops.float() * factors, 0.0)
+    scaled, inputs = backprops.float() * factors, call.inputs[0].float()
+    if not finite:
+        # A dropped record's numbers may be infinite, and 0 times infinity is not 0.
+        scaled, inputs = torch.where(factors > 0, scaled, 0.0), torch.where(factors > 0, inputs, 0.0)
     if "weight" in into:
-        finite = torch.where(factors > 0, inputs[0].float(), 0.0)
         if backprops.dtype != torch.float32 and backprops.is_cuda:
             # Factors are rounded, sums are not: a rounded sum would hide or double one record's part.
-            sums = torch.mm(scaled.t().to(backprops.dtype), finite.to(backprops.dtype), out_dtype=torch.float32)
+            sums = torch.mm(scaled.t().to(backprops.dtype), inputs.to(backprops.dtype), out_dtype=torch.float32)
             into["weight"].add_(sums) if add else into["weight"].copy_(sums)
         else:
-            torch.addmm(into["weight"], scaled.t(), finite, beta=float(add), out=into["weight"])
+            torch.addmm(into["weight"], scaled.t(), inputs, beta=float(add), out=into["weight"])
     if "bias" in into:
         into["bias"].add_(scaled.sum(0)) if add else into["bias"].copy_(scaled.sum(0))
 

@@ -191,10 +191,10 @@ class DpSgd:
                         f"A physical batch of {self.physical_batch} records does not fit into the device's memory. "
                         "Use a smaller network, another device (partner.toml: compute.device), or more memory.",
                     ) from error
-                self.physical_batch //= 2
-                _LOG.warning("Out of memory: going on with physical batches of %d records.", self.physical_batch)
             # Outside of the handler, whose traceback holds on to what did not fit.
             torch.cuda.empty_cache()
+            self.physical_batch = independent_rows(self._network, self.physical_batch // 2)
+            _LOG.warning("Out of memory: going on with physical batches of %d records.", self.physical_batch)
 
     def _over_blocks(self, records: Records, rows: NDArray[np.int64]) -> int:
         clip, size = self.clip, self.physical_batch

@@ -16,8 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_TRIES = 3
+_TRIES = 8
+"""Random rows for each check: an activation may differ in few numbers only."""
 _GRANULE = 32
+
+Act = Callable[[Tensor], Tensor]
+_forward, _backward = functional.linear, torch.matmul
+"""What `nn.Linear` computes, and its gradient by its input."""
 
 
 def block_rows(expected_batch: float, most: int = 8192) -> int:
@@ -39,60 +44,45 @@ def independent_rows(network: nn.Module, wanted: int) -> int:
     Parameters
     ----------
     network : Module
-        Whose `nn.Linear` layers, activations and own layers with ``dense_shapes()`` are measured; all others compute
-        each row by itself.
+        Whose `nn.Linear` layers, PyTorch's activations, and own layers with ``dense_shapes()`` are measured; all
+        others, and the losses, must compute each row by itself.
     wanted : int
         Rows of a block.
     """
-    checks = _checks(network)
     device = next(network.parameters()).device
+    shapes: set[tuple[int, int]] = set()
+    widths: set[int] = set()
+    activations: dict[str, nn.Module] = {}
+    for module in network.modules():
+        own = [(module.in_features, module.out_features)] if type(module) is nn.Linear else []
+        shapes |= set(module.dense_shapes() if hasattr(module, "dense_shapes") else own)  # type: ignore[operator]
+        if hasattr(module, "out_features"):
+            widths.add(int(module.out_features))  # type: ignore[arg-type]
+        if type(module).__module__ == nn.modules.activation.__name__ and not list(module.parameters()):
+            activations[repr(module)] = module
     rows = wanted
-    while rows > 1 and not all(_same(kind, shape, rows, device, torch.get_num_threads()) for kind, shape in checks):
+    while rows > 1 and not (
+        all(_same_product(shape, rows, device, torch.get_num_threads()) for shape in sorted(shapes))
+        and all(_same(act, width, rows, device) for act in activations.values() for width in sorted(widths))
+    ):
         rows //= 2
     return rows
 
 
-def _checks(network: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
-    checks: list[tuple[str, tuple[int, ...]]] = []
-    width = 0
-    for module in network.modules():
-        if type(module) is nn.Linear:
-            shapes = [(module.in_features, module.out_features)]
-        else:
-            shapes = list(module.dense_shapes()) if hasattr(module, "dense_shapes") else []  # type: ignore[operator]
-        for inputs, outputs in shapes:
-            checks += [("product", (inputs, outputs)), ("back", (inputs, outputs))]
-            width = max(width, inputs if inputs < (1 << 14) else 0, outputs)
-    checks += [(name, (width,)) for name in ("tanh", "sigmoid", "loss") if width]
-    return sorted(set(checks))
-
-
 @lru_cache(maxsize=1024)
-def _same(kind: str, shape: tuple[int, ...], rows: int, device: torch.device, _threads: int) -> bool:
+def _same_product(shape: tuple[int, int], rows: int, device: torch.device, _threads: int) -> bool:
+    inputs, outputs = shape
     generator = torch.Generator().manual_seed(rows)
+    weight = torch.randn(outputs, inputs, generator=generator).to(device)
+    forward = _same(lambda a: _forward(a, weight), inputs, rows, device)
+    return forward and _same(lambda d: _backward(d, weight), outputs, rows, device)
+
+
+def _same(act: Act, width: int, rows: int, device: torch.device) -> bool:
+    generator = torch.Generator().manual_seed(width)
     for _ in range(_TRIES):
-        row = torch.randn(shape[-1] if kind == "back" else shape[0], generator=generator)
-        act = _OPERATIONS[kind](shape, generator, device)
+        row = torch.randn(width, generator=generator)
         found = act(row.to(device).expand(rows, -1).contiguous())
         if not torch.equal(found, found[:1].expand_as(found)):
             return False
     return True
-
-
-def _product(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Callable[[Tensor], Tensor]:
-    weight = torch.randn(shape[1], shape[0], generator=generator).to(device)
-    return lambda rows: functional.linear(rows, weight)
-
-
-def _back(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Callable[[Tensor], Tensor]:
-    weight = torch.randn(shape[1], shape[0], generator=generator).to(device)
-    return lambda rows: rows @ weight
-
-
-_OPERATIONS: dict[str, Callable[[tuple[int, ...], torch.Generator, torch.device], Callable[[Tensor], Tensor]]] = {
-    "product": _product,
-    "back": _back,
-    "tanh": lambda *_: torch.tanh,
-    "sigmoid": lambda *_: torch.sigmoid,
-    "loss": lambda *_: lambda rows: torch.log1p(torch.exp(-rows.abs())),
-}

@@ -6,11 +6,13 @@ element-wise product of two Gram blocks, for a bias too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+_MOST_CANCELLED = 100.0
 
 
 class Call(Protocol):
@@ -33,13 +35,18 @@ class Call(Protocol):
         """Names of its own parameters that are trained."""
 
 
-def series_squares(calls: Iterable[Call], kept: Tensor, series: Tensor) -> Tensor:
+def series_squares(calls: Mapping[int, Sequence[Call]], squares: Tensor, kept: Tensor, series: Tensor) -> Tensor:
     """Return for each record the squared norm of its series' summed gradient.
+
+    Gradients that cancel leave the rounding of each, which the norm of their exact sum knows nothing of. So a norm
+    counts as no less than a hundredth of its records' norms together.
 
     Parameters
     ----------
-    calls : iterable of Call
-        Of every layer, with its back-propagated errors.
+    calls : mapping of int to sequence of Call
+        The layers of each group of parameters, with their back-propagated errors.
+    squares : Tensor
+        float64 (groups, b): squared norms of single records.
     kept : Tensor
         bool (b,): records that contribute; the others are left out of their series' sum.
     series : Tensor
@@ -48,19 +55,30 @@ def series_squares(calls: Iterable[Call], kept: Tensor, series: Tensor) -> Tenso
     Returns
     -------
     Tensor
-        float64 (1, b)
+        float64 (groups, b)
     """
     left, right = _pairs(kept, series)
-    products = torch.zeros(len(left), dtype=torch.float64, device=series.device)
-    for call in calls:
-        inputs = _products(call.layer, "input_products", left, right, *call.inputs)
-        own = (inputs if "weight" in call.trained else 0.0) + float("bias" in call.trained)
-        products += own * _products(call.layer, "backprop_products", left, right, call.backprops, *call.inputs)
     numbers, inverse = torch.unique(series, return_inverse=True)
-    sums = torch.zeros(len(numbers), dtype=torch.float64, device=series.device)
-    sums.index_add_(0, inverse[left], products)
-    # What rounding leaves of a sum that cancels may be below zero.
-    return sums.clamp(min=0)[inverse].unsqueeze(0)
+    sums = torch.zeros(len(squares), len(numbers), dtype=torch.float64, device=series.device)
+    norms = torch.zeros_like(sums).index_add_(1, inverse[kept], squares[:, kept].sqrt())
+    for group, members in calls.items():
+        products = torch.zeros(len(left), dtype=torch.float64, device=series.device)
+        for call in members:
+            inputs = _products(call.layer, "input_products", left, right, *call.inputs)
+            own = (inputs if "weight" in call.trained else 0.0) + float("bias" in call.trained)
+            products += own * _products(call.layer, "backprop_products", left, right, call.backprops, *call.inputs)
+        sums[group].index_add_(0, inverse[left], products)
+    return torch.maximum(sums, (norms / _MOST_CANCELLED).square())[:, inverse]
+
+
+def first_of_each(kept: Tensor, series: Tensor) -> Tensor:
+    """Mark one of the kept records of every series, bool (b,): what is counted is series, not records."""
+    rows = torch.nonzero(kept).squeeze(1)
+    numbers, inverse = torch.unique(series[rows], return_inverse=True)
+    first = torch.full((len(numbers),), len(series), device=rows.device).scatter_reduce_(0, inverse, rows, "amin")
+    marked = torch.zeros_like(kept)
+    marked[first] = True
+    return marked
 
 
 def _pairs(kept: Tensor, series: Tensor) -> tuple[Tensor, Tensor]:
