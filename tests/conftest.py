@@ -27,8 +27,9 @@ class SeededNoise:
     def keep_mask(self, count, probability, device):
         return torch.from_numpy(self._generator.random(count) < probability).to(device)
 
-    def add_normal(self, tensor, std):
+    def add_normal(self, tensor, std, scale=1.0):
         tensor.add_(torch.from_numpy(self._generator.standard_normal(tuple(tensor.shape)) * std).to(tensor.dtype))
+        tensor.mul_(scale)
 
 
 def make_records(

@@ -12,8 +12,8 @@ from pharma_fl.model.kernels import (
     coalesced,
     gather_sums,
     row_products,
-    row_squares,
     scatter_sums,
+    sparse_row_squares,
 )
 from pharma_fl.model.layers import Head, SparseLinear
 from pharma_fl.model.network import SparseMultitaskNetwork
@@ -59,7 +59,7 @@ def test_products_equal_dense_ones(shape, seed, binary):
     torch.testing.assert_close(out, 3 + dense.T @ grad)
     scatter_sums(x, grad, out)
     torch.testing.assert_close(out, dense.T @ grad)
-    torch.testing.assert_close(row_squares(x), dense.double().square().sum(1))
+    torch.testing.assert_close(sparse_row_squares(x), dense.double().square().sum(1))
     torch.testing.assert_close(x.dense(), dense)
 
 
@@ -89,12 +89,12 @@ def test_places_that_come_twice_add_up_before_they_are_squared():
         values=torch.tensor([1.0, 2.0, 3.0, 1.0, -1.0]),
         columns=6,
     )
-    assert row_squares(x).tolist() == [20.0, 0.0, 2.0]
+    assert sparse_row_squares(x).tolist() == [20.0, 0.0, 2.0]
     assert coalesced(x).indices.tolist() == [1, 4, 0, 1]
     pairs = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 2, 0, 2])
     assert row_products(x.take(pairs[0]), x.take(pairs[1])).tolist() == [20.0, -2.0, 0.0, 2.0]
     ones = SparseRows(indices=x.indices, offsets=x.offsets, values=None, columns=6)
-    assert row_squares(ones).tolist() == [5.0, 0.0, 2.0]
+    assert sparse_row_squares(ones).tolist() == [5.0, 0.0, 2.0]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])

@@ -376,8 +376,10 @@ def test_an_empty_batch_gives_zeros(rows):
 
 @pytest.mark.parametrize("labelled_cells", [True, False])
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.mode)
-def test_records_without_labels_contribute_nothing_and_are_within_the_clip(clip, labelled_cells):
-    setup = a_setup("both", 0, (6, 5), label_rate=0.0)
+@pytest.mark.parametrize("kind", HEADS)
+def test_records_without_labels_contribute_nothing_and_are_within_the_clip(kind, clip, labelled_cells):
+    # DEFECT at the time of writing, "values": no layer gets a gradient, and clipping._coefficients finds no call.
+    setup = a_setup(kind, 0, (6, 5), label_rate=0.0)
     found = clipped(network_of(setup), records_of(setup), range(6), clip, size=8, labelled_cells=labelled_cells)
     assert size(found.gradients) == 0.0
     assert found.below == 6
@@ -386,7 +388,6 @@ def test_records_without_labels_contribute_nothing_and_are_within_the_clip(clip,
 @pytest.mark.parametrize("labelled_cells", [True, False])
 def test_whether_a_record_counts_as_within_the_clip_does_not_depend_on_others(labelled_cells):
     """A record without labels, whose input is too long for a layer that only labels make anyone train."""
-    # DEFECT at the time of writing: a layer that got no gradient from anyone is left out of the check.
     setup = make_setup(0, n=6, hidden=(5, 4), label_rate=1.0)
     setup.parameters["trunk.input.bias"].fill_(1e8)
     setup.parameters["trunk.middle.0.weight"].mul_(1e-10)

@@ -331,3 +331,12 @@ def test_noise_on_a_gpu_has_its_law():
     assert kstest(sample[-200_000:] / 2.5, "norm").pvalue > 1e-6
     assert kstest(sample[-200_000:] / (2.5 * 2 / 3), "norm").pvalue < 1e-12
     assert DeviceNoise("cuda").keep_mask(100_000, 0.3).double().mean().item() == pytest.approx(0.3, abs=0.01)
+
+
+def test_the_sum_is_multiplied_on_the_way():
+    noise = DeviceNoise("cpu")
+    tensor = torch.full((100_003,), 8.0)
+    noise.add_normal(tensor, 1e-9, 0.25)
+    assert float((tensor - 2.0).abs().max()) < 1e-6
+    noise.add_normal(tensor, 0.0, 0.5)
+    assert float((tensor - 1.0).abs().max()) < 1e-6

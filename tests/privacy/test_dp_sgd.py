@@ -296,7 +296,7 @@ def test_the_count_of_an_adaptive_clip_moves_by_one_half_a_record():
     class Exact(SeededNoise):
         counts = ()
 
-        def add_normal(self, tensor, std):
+        def add_normal(self, tensor, std, scale=1.0):
             if tensor.dtype == torch.float64:
                 self.counts += (float(tensor[0]),)
 
@@ -326,9 +326,9 @@ def test_physical_batches_add_up_and_get_noise_once():
         class Counted(SeededNoise):
             drawn = 0
 
-            def add_normal(self, tensor, std):
+            def add_normal(self, tensor, std, scale=1.0):
                 self.drawn += 1
-                super().add_normal(tensor, std)
+                super().add_normal(tensor, std, scale)
 
         noise = Counted()
         plan = a_plan(noise_multiplier=1e-12, sample_rate=1.0)

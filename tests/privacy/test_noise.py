@@ -121,3 +121,12 @@ def test_masks_have_their_law():
     assert mask.dtype == torch.bool
     assert float(mask.double().mean()) == pytest.approx(0.7, abs=0.006)
     assert bool(SystemNoise().keep_mask(100, 1.0, torch.device("cpu")).all())
+
+
+def test_the_sum_is_multiplied_on_the_way():
+    tensor = torch.full((100_003,), 8.0)
+    SystemNoise().add_normal(tensor, 1e-9, 0.25)
+    assert float((tensor - 2.0).abs().max()) < 1e-6
+    sample = torch.zeros(100_003)
+    SystemNoise().add_normal(sample, 4.0, 0.25)
+    assert kstest(sample.numpy(), "norm").pvalue > 1e-6

@@ -220,7 +220,7 @@ def test_no_finite_weights_break_the_clip(sums_of, seed, weights, head, loss, si
 @pytest.mark.parametrize("size_of_clip", [1e-18, 1e-9, 1e-3])
 def test_a_gradient_too_small_to_square_in_float32_is_clipped(size_of_clip, layer, labelled_cells):
     """Backprops near 1e-23 square to 0 in float32, while their product with a large input is above such a clip."""
-    setup = make_setup(2, n=1, hidden=(4096,), class_tasks=0, value_tasks=1, label_rate=1.0)
+    setup = make_setup(2, n=1, hidden=(1024,), class_tasks=0, value_tasks=2, label_rate=1.0)
     network, records = network_of(setup), records_of(setup)
     records.censor.data[:] = 0
     with torch.no_grad():

@@ -121,7 +121,7 @@ def coalesced(x: SparseRows) -> SparseRows:
     )
 
 
-def row_squares(x: SparseRows) -> Tensor:
+def sparse_row_squares(x: SparseRows) -> Tensor:
     """Return the squared norm of each row, float64 (b,), also where a position comes twice in a row."""
     if len(x.indices) > 1:
         ascends = x.indices.diff() > 0

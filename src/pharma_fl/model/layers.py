@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pharma_fl.model.batches import Cells, SparseRows
-from pharma_fl.model.kernels import cell_matrix, cell_products, gather_sums, row_products, row_squares, scatter_sums
+from pharma_fl.model.kernels import (
+    cell_matrix,
+    cell_products,
+    gather_sums,
+    row_products,
+    scatter_sums,
+    sparse_row_squares,
+)
+from pharma_fl.norms import row_squares
 
 Kernel = Literal["gather", "dense"]
 
@@ -54,14 +62,15 @@ class SparseLinear(nn.Module):
     def forward(self, x: SparseRows) -> Tensor:
         """Map b rows to float32 (b, out_features)."""
         if self.kernel == "gather":
-            summed = gather_sums(x, self.weight)
-        else:
-            summed = _product(x.dense(self.dtype), self.weight.to(self.dtype))
+            # In place, as another tensor of this size costs more than the arithmetic.
+            summed = gather_sums(x, self.weight).mul_(self.scale)
+            return summed if self.bias is None else summed.add_(self.bias)
+        summed = _product(x.dense(self.dtype), self.weight.to(self.dtype))
         return self.scale * summed if self.bias is None else self.scale * summed + self.bias
 
     def input_squares(self, x: SparseRows) -> Tensor:
         """Squared norm of each scaled input row as the kernel sees it, float64 (b,)."""
-        return row_squares(self._rounded(x)) * self.scale**2
+        return sparse_row_squares(self._rounded(x)) * self.scale**2
 
     def input_products(self, left: Tensor, right: Tensor, x: SparseRows) -> Tensor:
         """Scalar products of pairs of scaled input rows, int64 (p,) each, as float64 (p,)."""
@@ -136,15 +145,15 @@ class Head(nn.Module):
     def input_squares(self, features: Tensor, cells: Cells | None = None) -> Tensor:
         """Squared norm of each row of features, float64 (b,)."""
         del cells
-        return _dense_squares(features)
+        return row_squares(features)
 
     def backprop_squares(self, backprops: Tensor, features: Tensor, cells: Cells | None = None) -> Tensor:
         """Squared norm of each record's back-propagated errors over its cells, float64 (b,)."""
         del features
         if cells is None:
-            return _dense_squares(backprops)
+            return row_squares(backprops)
         # Two tasks may share a column of the catalogue, and then their errors add up before they are squared.
-        return row_squares(cell_matrix(cells, backprops, columns=self.out_features))
+        return sparse_row_squares(cell_matrix(cells, backprops, columns=self.out_features))
 
     def input_products(self, left: Tensor, right: Tensor, features: Tensor, cells: Cells | None = None) -> Tensor:
         """Scalar products of pairs of rows of features, float64 (p,)."""
@@ -191,11 +200,6 @@ class Head(nn.Module):
             if not add:
                 into["bias"].zero_()
             into["bias"].index_add_(0, cells.columns, scaled)
-
-
-def _dense_squares(rows: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(rows.detach(), dim=1, dtype=torch.float64)
-    return norms.square()
 
 
 def _finite(rows: Tensor, coefficients: Tensor) -> Tensor:

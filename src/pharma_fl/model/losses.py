@@ -51,6 +51,8 @@ def record_losses(logits: Tensor, values: Tensor, batch: Batch, *, weights: Task
     crossed = cross_entropy(logits.float(), cells.values)
     losses = losses.index_add(0, cells.rows, crossed * weights.classes[cells.columns])
     cells = batch.values
+    if not len(cells):
+        return losses
     weight = weights.values[cells.columns]
     weight = weight.where(cells.censor == 0, weight * weights.censored[cells.columns])
     return losses.index_add(0, cells.rows, censored_squared_error(values.float(), cells) * weight)

@@ -24,8 +24,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from pharma_fl.errors import PrivacyError
+from pharma_fl.norms import row_squares
 from pharma_fl.privacy.clip import Clip
 from pharma_fl.privacy.series import first_of_each, series_squares
+
+Layer = tuple[nn.Module, tuple[str, ...]]
+"""A layer, and the names of its own parameters that are trained."""
 
 _LARGEST_INPUT = 1e6
 _LARGEST_NORM = 1e12
@@ -128,25 +132,24 @@ def clipped_gradients(
     Goodfellow 2015, arXiv 1510.01799; Bu et al. 2022 ("book-keeping"), arXiv 2210.00038.
     """
     layers = _layers(network)
-    trained = {name: value for name, value in network.named_parameters() if value.requires_grad}
     if into is None:
-        into = {name: torch.empty_like(value) for name, value in trained.items()}
+        into = {name: torch.zeros_like(value) for name, value in network.named_parameters() if value.requires_grad}
     losses, seen = _forward(network, record_losses, layers, masks)
     count = len(losses) if records is None else records
-    if count == 0 or not seen:
-        _zero(into, add=add)
-        return ClippedSums(gradients=into, below=count)
-
     outputs = [output for _, _, output in seen.values()]
-    found = torch.autograd.grad(losses.sum(), outputs, allow_unused=True)
+    found: tuple[Tensor | None, ...] = (None,) * len(outputs)
+    if count and losses.requires_grad:
+        found = torch.autograd.grad(losses.sum(), outputs, allow_unused=True)
     calls = {
-        name: Seen(layer=layer, inputs=inputs, backprops=grad.detach(), trained=_trained(layer, name, trained))
+        name: Seen(layer=layer, inputs=inputs, backprops=grad.detach(), trained=layers[name][1])
         for (name, (layer, inputs, _)), grad in zip(seen.items(), found, strict=True)
         if grad is not None
     }
-    coefficients, finite, below = _coefficients(calls, clip, len(losses), count, series)
-    for name, layer in layers.items():
-        own = {key: into[f"{name}.{key}"] for key in _trained(layer, name, trained)}
+    # Also of layers that nobody's loss reaches: whether a record is usable must not depend on the others' labels.
+    inputs = {name: _input_squares(layer, called) for name, (layer, called, _) in seen.items() if len(losses)}
+    coefficients, finite, below = _coefficients(calls, inputs, clip, (len(losses), count), series)
+    for name, (_, trained) in layers.items():
+        own = {key: into[f"{name}.{key}"] for key in trained}
         if name not in calls:
             _zero(own, add=add)
             continue
@@ -157,7 +160,7 @@ def clipped_gradients(
 
 
 def _forward(
-    network: nn.Module, record_losses: Callable[[], Tensor], layers: Mapping[str, nn.Module], masks: KeepMasks | None
+    network: nn.Module, record_losses: Callable[[], Tensor], layers: Mapping[str, Layer], masks: KeepMasks | None
 ) -> tuple[Tensor, dict[str, tuple[nn.Module, tuple[Any, ...], Tensor]]]:
     seen: dict[str, tuple[nn.Module, tuple[Any, ...], Tensor]] = {}
 
@@ -172,10 +175,10 @@ def _forward(
 
         return record
 
-    hooks = [layer.register_forward_hook(recorder(name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_hook(recorder(name)) for name, (layer, _) in layers.items()]
     try:
         # Without gradients of its own a weight costs no product in the backward pass.
-        with _frozen(network), _dropout_from(network, masks), torch.enable_grad():
+        with _frozen(layers), _dropout_from(network, masks), torch.enable_grad():
             losses = record_losses()
     finally:
         for hook in hooks:
@@ -184,17 +187,22 @@ def _forward(
 
 
 def _coefficients(
-    calls: Mapping[str, Seen], clip: Clip, rows: int, records: int, series: Tensor | None
+    calls: Mapping[str, Seen],
+    inputs: Mapping[str, Tensor],
+    clip: Clip,
+    size: tuple[int, int],
+    series: Tensor | None,
 ) -> tuple[Tensor, bool, int]:
     """Return float64 (groups, rows), whether all rows are usable, and how many records are within the clip."""
-    device = next(iter(calls.values())).backprops.device
+    rows, records = size
+    device = next(iter(inputs.values())).device if inputs else None
     squares = torch.zeros(clip.groups, rows, dtype=torch.float64, device=device)
     usable = torch.ones(rows, dtype=torch.bool, device=device)
-    for name, call in calls.items():
-        inputs = _input_squares(call.layer, call.inputs)
+    for squared in inputs.values():
         # Comparisons with NaN are false, so what is not finite is not kept.
-        usable &= inputs <= _LARGEST_INPUT**2
-        own = (inputs if "weight" in call.trained else 0.0) + float("bias" in call.trained)
+        usable &= squared <= _LARGEST_INPUT**2
+    for name, call in calls.items():
+        own = (inputs[name] if "weight" in call.trained else 0.0) + float("bias" in call.trained)
         squares[clip.group_of(name)] += own * _backprop_squares(call.layer, call.backprops, call.inputs)
     usable &= (squares <= _LARGEST_NORM**2).all(0)
     kept = usable & (torch.arange(rows, device=device) < records)
@@ -210,8 +218,8 @@ def _coefficients(
 
 
 @contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+def _frozen(layers: Mapping[str, Layer]) -> Iterator[None]:
+    trained = [getattr(layer, key) for layer, names in layers.values() for key in names]
     for parameter in trained:
         parameter.requires_grad_(False)  # noqa: FBT003 - torch's own signature
     try:
@@ -245,14 +253,15 @@ def _dropout_from(network: nn.Module, masks: KeepMasks | None) -> Iterator[None]
             hook.remove()
 
 
-def _layers(network: nn.Module) -> dict[str, nn.Module]:
-    layers = {}
+def _layers(network: nn.Module) -> dict[str, Layer]:
+    layers: dict[str, Layer] = {}
     for name, module in network.named_modules():
         if isinstance(module, _BatchNorm | _InstanceNorm):
             raise PrivacyError(
                 "PFL-P01", f"Layer {name} ({type(module).__name__}) mixes records, so no clip bounds one. Remove it."
             )
-        if not any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+        own = {key: value for key, value in module.named_parameters(recurse=False) if value.requires_grad}
+        if not own:
             continue
         if type(module) is not nn.Linear and not hasattr(module, "gradient_sums"):
             raise PrivacyError(
@@ -260,31 +269,24 @@ def _layers(network: nn.Module) -> dict[str, nn.Module]:
                 f"Layer {name} ({type(module).__name__}) has no exact per-record norm. "
                 "Use nn.Linear, or give the layer input_squares and gradient_sums.",
             )
-        layers[name] = module
+        # A head without tasks has nothing to clip.
+        if any(value.numel() for value in own.values()):
+            layers[name] = module, tuple(own)
     return layers
-
-
-def _trained(layer: nn.Module, name: str, trained: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(key for key, _ in layer.named_parameters(recurse=False) if f"{name}.{key}" in trained)
 
 
 def _input_squares(layer: nn.Module, inputs: tuple[Any, ...]) -> Tensor:
     if type(layer) is nn.Linear:
-        return _row_squares(inputs[0])
+        return row_squares(inputs[0])
     squares: Tensor = layer.input_squares(*inputs)  # type: ignore[operator]
     return squares
 
 
 def _backprop_squares(layer: nn.Module, backprops: Tensor, inputs: tuple[Any, ...]) -> Tensor:
     if not hasattr(layer, "backprop_squares"):
-        return _row_squares(backprops)
+        return row_squares(backprops)
     squares: Tensor = layer.backprop_squares(backprops, *inputs)  # type: ignore[operator]
     return squares
-
-
-def _row_squares(rows: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    return norms.square()
 
 
 def _gradient_sums(call: Seen, coefficients: Tensor, into: Mapping[str, Tensor], *, finite: bool, add: bool) -> None:

@@ -50,8 +50,8 @@ class DeviceNoise(threading.local):
         self._chunk = _CHUNK.get(self._device.type, _CHUNK["cpu"])
         self._rekey()
 
-    def add_normal(self, tensor: Tensor, std: float) -> None:
-        """Add independent Gaussian noise to every entry, in place and without a second copy of the tensor.
+    def add_normal(self, tensor: Tensor, std: float, scale: float = 1.0) -> None:
+        """Add independent Gaussian noise and multiply the sum, in place and without a second copy of the tensor.
 
         Noise and sum are float64 and are rounded once, to the tensor's type. The scratch memory is about 45 bytes
         a value of one chunk (180 MiB on a GPU, 3 MiB on a CPU).
@@ -61,7 +61,9 @@ class DeviceNoise(threading.local):
         tensor : Tensor
             Contiguous, float32 or float64, of any shape.
         std : float
-            Standard deviation; 0 leaves the tensor as it is.
+            Standard deviation; 0 adds nothing and draws nothing.
+        scale : float
+            What the sum is multiplied with.
 
         Raises
         ------
@@ -79,12 +81,13 @@ class DeviceNoise(threading.local):
         if not tensor.is_contiguous():
             raise ValueError(f"Expected a contiguous tensor, got strides {tensor.stride()} of {tuple(tensor.shape)}.")
         if std == 0:
+            tensor.detach().mul_(scale)
             return
         flat = tensor.detach().view(-1)
         for at in range(0, flat.numel(), self._chunk):
             part = flat[at : at + self._chunk]
             noise = normals(self._blocks(part.numel(), a_block=8))[: part.numel()]
-            part.copy_(noise.mul_(std).add_(part))
+            part.copy_(noise.mul_(std).add_(part).mul_(scale))
 
     def uniform(self, count: int) -> Tensor:
         """Return float64 (count,) in [0, 1), multiples of 2^-53."""

@@ -57,7 +57,7 @@ class NoisedOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
 
     Opacus draws noise from PyTorch's generator, which is not cryptographic, and its secure mode does
     not install today; and it copies every gradient three times. Everything else (the division by the expected batch,
-    the step hook that feeds Opacus's accountants) is Opacus's own.
+    the step hook that feeds Opacus's accountants) is as in Opacus.
 
     Attributes
     ----------
@@ -82,11 +82,17 @@ class NoisedOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
             parameter.summed_grad = parameter.grad
 
     def add_noise(self) -> None:
-        """Turn the clipped sums into noised gradients, in place."""
+        """Turn the clipped sums into noised means over the expected batch, in one pass."""
+        scale = 1.0 / self.expected_batch_size
         for parameter in self.params:
             std = self.noise_std[id(parameter)]
             if std > 0:
-                self._noise.add_normal(parameter.grad, std)
+                self._noise.add_normal(parameter.grad, std, scale)
+            else:
+                parameter.grad.mul_(scale)
+
+    def scale_grad(self) -> None:
+        """Do nothing: `add_noise` divided by the expected batch already."""
 
 
 class DpSgd:

@@ -29,8 +29,8 @@ class NoiseSource(Protocol):
     def keep_mask(self, count: int, probability: float, device: torch.device) -> Tensor:
         """Return bool (count,), each true with that probability, independently."""
 
-    def add_normal(self, tensor: Tensor, std: float) -> None:
-        """Add independent Gaussian noise to every entry, in place."""
+    def add_normal(self, tensor: Tensor, std: float, scale: float = 1.0) -> None:
+        """Add independent Gaussian noise to every entry and multiply the sum, in place."""
 
 
 class SystemNoise:
@@ -67,22 +67,22 @@ class SystemNoise:
         bits = np.frombuffer(self._generators[0].bytes(4 * count), dtype=np.uint32)
         return torch.from_numpy(bits < round(probability * 2**32))
 
-    def add_normal(self, tensor: Tensor, std: float) -> None:
-        """Add noise drawn in float64, chunk by chunk, without a second copy of the tensor."""
+    def add_normal(self, tensor: Tensor, std: float, scale: float = 1.0) -> None:
+        """Add noise drawn in float64 and multiply the sum, chunk by chunk, without a second copy of the tensor."""
         self._check_process()
         if tensor.device.type != "cpu":
-            self._on(tensor.device).add_normal(tensor, std)
+            self._on(tensor.device).add_normal(tensor, std, scale)
             return
         flat = tensor.detach().view(-1).numpy()
         starts = range(0, len(flat), _CHUNK)
         workers = min(self._threads, len(starts))
         if workers <= 1:
-            _add(self._generators[0], flat, starts, std)
+            _add(self._generators[0], flat, starts, std, scale)
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="noise")
         shares = [
-            self._pool.submit(_add, self._generators[worker], flat, starts[worker::workers], std)
+            self._pool.submit(_add, self._generators[worker], flat, starts[worker::workers], std, scale)
             for worker in range(workers)
         ]
         for share in shares:
@@ -105,7 +105,9 @@ class SystemNoise:
         self._generators = [np.random.Generator(AESCounter(key=key)) for key in keys]
 
 
-def _add(generator: np.random.Generator, flat: NDArray[np.float32], starts: Iterable[int], std: float) -> None:
+def _add(
+    generator: np.random.Generator, flat: NDArray[np.float32], starts: Iterable[int], std: float, scale: float
+) -> None:
     drawn = np.empty(_CHUNK)
     for start in starts:
         part = flat[start : start + _CHUNK]
@@ -113,7 +115,8 @@ def _add(generator: np.random.Generator, flat: NDArray[np.float32], starts: Iter
         generator.standard_normal(out=noise)
         noise *= std
         # The sum is taken in float64 and rounded once.
-        np.add(part, noise, out=part, casting="same_kind")
+        noise += part
+        np.multiply(noise, scale, out=part, casting="same_kind")
 
 
 def poisson_sample(noise: NoiseSource, *, records: int, sample_rate: float) -> NDArray[np.int64]:
