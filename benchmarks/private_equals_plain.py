@@ -37,7 +37,7 @@ from pharma_fl.privacy.noise import SystemNoise
 from pharma_fl.privacy.plan import PrivacyPlan
 
 EPSILON, DELTA = 1e6, 1e-5
-SAMPLE_RATE, STEPS = 0.05, 600
+SAMPLE_RATE, STEPS = 0.2, 400
 CLIPPING_NORM = 5.0
 MODELS = {
     "b3db": ModelSettings(input_bits=4096, input_scale=0.4, hidden=(64,), activation="tanh", head_start=1.0),

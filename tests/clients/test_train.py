@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 from tests.conftest import PROJECT
-from tests.partners import MODEL, a_partner, a_plan, a_request
+from tests.partners import MODEL, TRAINING, a_partner, a_plan, a_request
 
 from pharma_fl.clients.records import open_records, training_folds
 from pharma_fl.clients.state import PrivateState
@@ -171,10 +171,42 @@ def test_a_network_too_large_for_the_device_is_refused_uncharged(tmp_path, monke
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("pharma_fl.clients.train.on_device", full)
+    monkeypatch.setattr("pharma_fl.clients.train.DpSgd", full)
     with pytest.raises(ModelError, match="PFL-M10"):
         train_round(partner, a_request())
     assert kinds(partner) == []
+
+
+def test_records_are_placed_after_the_charge(tmp_path, monkeypatch):
+    """Whether they fit depends on them: a refusal before the charge would be an answer that costs nothing."""
+    partner = a_partner(tmp_path)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("pharma_fl.clients.train.on_device", full)
+    with pytest.raises(PrivacyError, match="PFL-P17"):
+        train_round(partner, a_request())
+    assert kinds(partner) == [(1, "reserved")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"plan": a_plan(clipping="automatic")},
+        {"plan": a_plan(expected_batch=41.0)},
+        {"model": MODEL.model_copy(update={"regression_weight": 0.2})},
+        {"training": TRAINING.model_copy(update={"head_learning_rate": 0.2})},
+        {"seed": 1},
+    ],
+)
+def test_what_was_agreed_stays_for_the_run(tmp_path, changes):
+    partner = a_partner(tmp_path)
+    train_round(partner, a_request(1))
+    with pytest.raises(PrivacyError, match="PFL-P14"):
+        train_round(partner, a_request(2, **changes))
+    assert kinds(partner) == [(1, "reserved"), (1, "released")]
+    train_round(partner, a_request(2))
 
 
 def test_a_gpu_that_is_not_there_is_refused_uncharged(tmp_path):
@@ -372,7 +404,6 @@ CRASH = """
     from pharma_fl.config import Partner
     from pharma_fl.privacy.dp_sgd import DpSgd
     from pharma_fl.privacy.ledger import Ledger
-from pharma_fl.privacy.noise import SystemNoise
     from tests.partners import a_request
 
     def die(*args, **kwargs):

@@ -4,8 +4,10 @@ import pytest
 import torch
 from tests.conftest import make_records
 
+from pharma_fl.config import ModelSettings
 from pharma_fl.errors import ModelError
-from pharma_fl.model.devices import ResidentRecords, choose_device, on_device
+from pharma_fl.model.devices import ResidentRecords, choose_device, made_batch, on_device
+from pharma_fl.model.network import SparseMultitaskNetwork
 
 
 @pytest.fixture
@@ -81,3 +83,12 @@ def test_a_batch_gathered_on_the_gpu_equals_the_one_of_the_cpu():
     found = ResidentRecords(records, torch.device("cuda")).batch(rows, 8)
     expected = records.batch(rows, 8)
     assert torch.equal(found.x.dense().cpu(), expected.x.dense())
+
+
+def test_a_made_batch_has_more_bits_and_labels_than_most_compounds():
+    batch = made_batch(ModelSettings(input_bits=512), (100, 3), 5)
+    assert len(batch) == 5
+    assert batch.x.dense().sum(1).tolist() == [256.0] * 5
+    assert (len(batch.classes), len(batch.values)) == (5 * 64, 5 * 3)
+    network = SparseMultitaskNetwork(ModelSettings(input_bits=512), class_tasks=100, value_tasks=3, seed=0)
+    assert [part.shape for part in network.at_cells(batch)] == [(320,), (15,)]

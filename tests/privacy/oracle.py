@@ -331,7 +331,7 @@ def _gradient(parameters, problem, row, settings, masks, frozen=()):
         name: torch.zeros_like(leaves[name]).detach() if grad is None else grad
         for name, grad in zip(names, grads, strict=True)
     }
-    training = {name.rpartition(".")[0] for name in names if name not in frozen}
+    training = {name.rpartition(".")[0] for name in names if name not in frozen and leaves[name].numel()}
     norms = [float(a.detach().norm()) for layer, a in given if layer in training]
     return gradient, math.nan if any(math.isnan(norm) for norm in norms) else max(norms, default=0.0)
 

@@ -378,7 +378,6 @@ def test_an_empty_batch_gives_zeros(rows):
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.mode)
 @pytest.mark.parametrize("kind", HEADS)
 def test_records_without_labels_contribute_nothing_and_are_within_the_clip(kind, clip, labelled_cells):
-    # DEFECT at the time of writing, "values": no layer gets a gradient, and clipping._coefficients finds no call.
     setup = a_setup(kind, 0, (6, 5), label_rate=0.0)
     found = clipped(network_of(setup), records_of(setup), range(6), clip, size=8, labelled_cells=labelled_cells)
     assert size(found.gradients) == 0.0

@@ -356,41 +356,47 @@ class TooLarge:
         return network_losses(network, batch, weights=self.records.weights)
 
 
-def test_out_of_memory_goes_on_with_smaller_physical_batches_and_says_so(caplog):
-    records = make_records(150, seed=2)
-    plan = a_plan(noise_multiplier=1e-12, sample_rate=1.0)
+def out_of_memory(records, rows, **rest):
     network = new_network(MODEL, records, seed=0)
-    losses = TooLarge(records, 64)
-    small = DpSgd(
-        plan,
+    losses = TooLarge(records, rows)
+    private = DpSgd(
+        a_plan(noise_multiplier=1e-12, sample_rate=1.0),
         network,
         torch.optim.SGD(network.parameters(), lr=1.0),
         record_losses=losses,
         noise=SeededNoise(),
-        physical_batch=256,
+        **rest,
     )
-    small.step(records)
-    assert losses.tried == [256, 128, 64, 64, 64]
-    assert small.physical_batch == 64
+    return private, network, losses
+
+
+def test_a_rehearsal_finds_the_physical_batch_that_fits_and_says_so(caplog):
+    records = make_records(150, seed=2)
+    private, network, losses = out_of_memory(records, 64, physical_batch=256)
+    before = flat(network)
+    private.rehearse(lambda rows: records.batch(np.arange(20), rows))
+    assert losses.tried == [256, 128, 64]
+    assert private.physical_batch == 64
     assert "physical batches of 64 records" in caplog.text
-    whole, other = mechanism(plan, records, noise=SeededNoise(), physical_batch=256)
+    assert torch.equal(flat(network), before)
+    private.step(records)
+    assert losses.tried[3:] == [64, 64, 64]
+    whole, other = mechanism(a_plan(noise_multiplier=1e-12, sample_rate=1.0), records, physical_batch=256)
     whole.step(records)
     torch.testing.assert_close(flat(network), flat(other), rtol=1e-5, atol=1e-7)
-
-
-def test_a_network_too_large_for_any_batch_changes_nothing():
-    records = make_records(150, seed=2)
-    network = new_network(MODEL, records, seed=0)
-    before = flat(network)
-    private = DpSgd(
-        a_plan(),
-        network,
-        torch.optim.SGD(network.parameters(), lr=1.0),
-        record_losses=TooLarge(records, 0),
-        noise=SeededNoise(),
-    )
+    hopeless, _, _ = out_of_memory(records, 0)
     with pytest.raises(PrivacyError, match="PFL-P07"):
+        hopeless.rehearse(lambda rows: records.batch(np.arange(20), rows))
+
+
+def test_a_step_that_runs_out_of_memory_fails_whole():
+    """Smaller blocks would round all others otherwise, and one compound's labels may have filled the memory."""
+    records = make_records(150, seed=2)
+    private, network, losses = out_of_memory(records, 64, physical_batch=256)
+    before = flat(network)
+    with pytest.raises(PrivacyError, match="PFL-P07.*physical_batch"):
         private.step(records)
+    assert losses.tried == [256]
     assert torch.equal(flat(network), before)
     assert private.steps_taken == 0
 

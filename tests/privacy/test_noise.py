@@ -1,6 +1,8 @@
 """The noise has its law, and a wrong law is rejected; nobody shares a draw."""
 
+import copy
 import multiprocessing
+import pickle
 import random
 import secrets
 
@@ -130,3 +132,10 @@ def test_the_sum_is_multiplied_on_the_way():
     sample = torch.zeros(100_003)
     SystemNoise().add_normal(sample, 4.0, 0.25)
     assert kstest(sample.numpy(), "norm").pvalue > 1e-6
+
+
+def test_a_source_cannot_be_copied():
+    """Two mechanisms with one key stream would add the same noise, and their difference none."""
+    for act in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="same noise twice"):
+            act(SystemNoise())

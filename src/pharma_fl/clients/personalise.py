@@ -115,8 +115,9 @@ def candidates_for(network: SparseMultitaskNetwork, training: RecordsAt, seed: i
 
 
 def _beside(network: SparseMultitaskNetwork, training: RecordsAt, seed: int, *, epochs: int) -> SparseMultitaskNetwork:
-    # Both trunks read the same rows, so the local one takes the federated input width.
-    model = LOCAL.model.model_copy(update={"input_bits": network.settings.input_bits})
+    # Both trunks read the same rows, so the local one takes the federated input.
+    read = {name: getattr(network.settings, name) for name in ("input_bits", "input_transform")}
+    model = LOCAL.model.model_copy(update=read)
     records = training(model)
     joint = SparseMultitaskNetwork(
         model,

@@ -33,7 +33,7 @@ def start_network(partner: Partner, model: ModelSettings, records: Records, seed
     manifest = PreparedData.open(partner.path(partner.data)).manifest
     for fact in ("key_id", "key_scheme", "fingerprint"):
         own = (manifest if fact != "fingerprint" else manifest.get("settings", {})).get(fact)
-        theirs = pretrained.provenance[fact]
+        theirs = pretrained.provenance.get(fact)
         if own != theirs:
             raise ModelError(
                 "PFL-M11",

@@ -28,6 +28,8 @@ class PrivateState:
         Last finished round.
     request : str
         Digest of the request that the round answered.
+    agreement : str
+        Digest of what stays as it is during the run.
     heads : dict
         Head parameters by name.
     clipping_norm : float or None
@@ -39,6 +41,7 @@ class PrivateState:
     run: str
     round: int
     request: str
+    agreement: str
     heads: dict[str, Tensor]
     reply: dict[str, Tensor]
     clipping_norm: float | None = None
@@ -48,7 +51,7 @@ class PrivateState:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         tensors = {f"heads/{k}": v for k, v in self.heads.items()}
         tensors |= {f"reply/{k}": v for k, v in self.reply.items()}
-        facts = {"run": self.run, "round": str(self.round), "request": self.request}
+        facts = {"run": self.run, "round": str(self.round), "request": self.request, "agreement": self.agreement}
         if self.clipping_norm is not None:
             facts["clipping_norm"] = repr(self.clipping_norm)
         save_weights(folder / _FILE, tensors, facts)
@@ -67,6 +70,7 @@ class PrivateState:
             run=metadata["run"],
             round=int(metadata["round"]),
             request=metadata["request"],
+            agreement=metadata["agreement"],
             heads=part("heads/"),
             reply=part("reply/"),
             clipping_norm=float(metadata["clipping_norm"]) if "clipping_norm" in metadata else None,

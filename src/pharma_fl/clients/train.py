@@ -13,7 +13,7 @@ from pharma_fl.clients.state import PrivateState
 from pharma_fl.config import Partner
 from pharma_fl.errors import FederationError, ModelError, PrivacyError
 from pharma_fl.messages.rounds import RoundReply, RoundRequest, digest
-from pharma_fl.model.devices import BatchSource, choose_device, on_device
+from pharma_fl.model.devices import choose_device, made_batch, on_device
 from pharma_fl.model.kernel_choice import choose_kernel
 from pharma_fl.model.losses import network_losses
 from pharma_fl.model.network import SparseMultitaskNetwork, load_trunk, trunk_of
@@ -57,6 +57,12 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
         state = None
     elif state.round >= request.round:
         return _stored_reply(partner, request, ledger, state)
+    if state is not None and state.agreement != request.agreement:
+        raise PrivacyError(
+            "PFL-P14",
+            f"Run {request.run} began with another plan, model or training. Within a run they stay as they began; "
+            "start another run.",
+        )
     if not 1 <= request.round <= request.plan.rounds:
         raise FederationError(
             "PFL-F02", f"Expected a round from 1 to {request.plan.rounds} (the plan's), got {request.round}."
@@ -77,10 +83,12 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
     if state is not None:
         check_shapes(network.heads.state_dict(), state.heads, place="The partner's stored heads")
         network.heads.load_state_dict(state.heads)
-    mechanism, source = _mechanism(partner, request, network, records, state, noise or SystemNoise())
+    mechanism, device = _mechanism(partner, request, network, records, state, noise or SystemNoise())
 
     ledger.reserve(run=request.run, round_number=request.round, plan=request.plan, budget=partner.budget)
     try:
+        # Only now: whether the records fit as well depends on them, and a refusal before the charge would tell it.
+        source = on_device(records, device)
         for _ in range(request.plan.steps_per_round):
             mechanism.step(source)
         new_state = _new_state(request, network, mechanism)
@@ -102,13 +110,12 @@ def _mechanism(
     records: Records,
     state: PrivateState | None,
     noise: NoiseSource,
-) -> tuple[DpSgd, BatchSource]:
+) -> tuple[DpSgd, torch.device]:
     compute, plan = partner.compute, request.plan
     device = choose_device(compute.device)
     try:
         network.to(device).train()
         choose_kernel(network.trunk, rows=block_rows(plan.expected_batch), precision=compute.precision)
-        source = on_device(records, device)
         rates = {"trunk": request.training.trunk_learning_rate, "heads": request.training.head_learning_rate}
         optimizer = torch.optim.SGD(
             [
@@ -117,26 +124,29 @@ def _mechanism(
             ]
         )
         clip = plan.first_clip
-        if state is not None and state.clipping_norm is not None:
+        if plan.clipping == "adaptive" and state is not None and state.clipping_norm is not None:
             clip = replace(clip, norm=state.clipping_norm)
         mechanism = DpSgd(
             plan,
             network,
             optimizer,
-            record_losses=partial(network_losses, weights=source.weights),
+            record_losses=partial(network_losses, weights=records.weights.to(device)),
             noise=noise,
             placebo=partner.policy.placebo,
             clip=clip,
             physical_batch=compute.physical_batch,
             precision=compute.precision,
         )
+        if device.type == "cuda":
+            tasks = len(records.weights.classes), len(records.weights.values)
+            mechanism.rehearse(lambda rows: made_batch(request.model, tasks, rows).to(device))
     except torch.OutOfMemoryError as error:
         raise ModelError(
             "PFL-M10",
             f"The network does not fit into the memory of {device}. Nothing was charged. Ask for a smaller network, or "
             "name another device (partner.toml: compute.device).",
         ) from error
-    return mechanism, source
+    return mechanism, device
 
 
 def _new_state(request: RoundRequest, network: SparseMultitaskNetwork, mechanism: DpSgd) -> PrivateState:
@@ -145,6 +155,7 @@ def _new_state(request: RoundRequest, network: SparseMultitaskNetwork, mechanism
         run=request.run,
         round=request.round,
         request=request.digest,
+        agreement=request.agreement,
         heads=network.heads.state_dict(),
         reply={name: after[name] - value for name, value in request.trunk.items()},
         clipping_norm=mechanism.clip.norm if mechanism.clip.mode == "adaptive" else None,

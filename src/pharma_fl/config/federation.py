@@ -43,7 +43,7 @@ class ModelSettings(Settings):
     """Weight of a squared error against a cross-entropy, a public constant."""
     censored_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
     """What a censored value's weight is multiplied with, a public constant."""
-    catalogue: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    catalogue: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=20_000)] = ()
     """Ids of catalogue tasks that mean the same at every partner: their columns are shared with the trunk."""
     pretrained: Annotated[str | None, Field(pattern=r"^[0-9a-f]{64}$")] = None
     """SHA-256 of the public checkpoint that the trunk starts from; every partner has a copy."""

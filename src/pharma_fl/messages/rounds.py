@@ -39,6 +39,12 @@ class RoundRequest:
     trunk: dict[str, Tensor]
 
     @property
+    def agreement(self) -> str:
+        """Identifies what stays as it is during the run: plan, model, training and seed."""
+        settings = (self.plan.model_dump(), self.model.model_dump(), self.training.model_dump(), self.seed)
+        return digest({}, self.run, *settings)
+
+    @property
     def digest(self) -> str:
         """Identifies the request, so that only the very same one gets a stored reply."""
         settings = (self.plan.model_dump(), self.model.model_dump(), self.training.model_dump(), self.seed)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pharma_fl.config import ModelSettings
 from pharma_fl.errors import ModelError
 from pharma_fl.model.batches import Batch, Cells, SparseRows
 from pharma_fl.model.records import Records, TaskWeights
@@ -78,6 +79,31 @@ def on_device(records: Records, device: torch.device) -> BatchSource:
         free >> 20,
     )
     return _Copied(records, device)
+
+
+def made_batch(model: ModelSettings, tasks: tuple[int, int], rows: int) -> Batch:
+    """Return a batch of made rows with more bits and labels than most compounds have, to try a block's memory with."""
+    bits = min(256, model.input_bits)
+    return Batch(
+        x=SparseRows(
+            indices=torch.arange(bits).repeat(rows),
+            offsets=torch.arange(rows + 1) * bits,
+            values=torch.ones(bits * rows),
+            columns=model.input_bits,
+        ),
+        classes=_made_cells(tasks[0], rows),
+        values=_made_cells(tasks[1], rows),
+    )
+
+
+def _made_cells(tasks: int, rows: int) -> Cells:
+    each = min(64, tasks)
+    return Cells(
+        columns=torch.arange(each).repeat(rows),
+        offsets=torch.arange(rows + 1) * each,
+        values=torch.ones(each * rows),
+        censor=torch.zeros(each * rows),
+    )
 
 
 class ResidentRecords:

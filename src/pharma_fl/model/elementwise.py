@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_PIECE = 16_384
-"""Numbers at a time: a multiple of every vector's length, and fewer than PyTorch spreads over threads."""
+_PIECE = 2_048
+"""Numbers at a time: a multiple of every vector's length, and no more than PyTorch leaves to one thread."""
 
 
 class Tanh(nn.Module):

@@ -73,7 +73,10 @@ def _faster(bits: int, hidden: int, rows: int, dtype: torch.dtype, device: torch
             found: Tensor = layer(x)
             return found
 
-        seconds[kernel] = _seconds(once, device)
+        try:
+            seconds[kernel] = _seconds(once, device)
+        except torch.OutOfMemoryError:
+            seconds[kernel] = float("inf")
     return min(kernels, key=lambda kernel: seconds[kernel])
 
 

@@ -65,7 +65,7 @@ class SparseLinear(nn.Module):
             # In place, as another tensor of this size costs more than the arithmetic.
             summed = gather_sums(x, self.weight).mul_(self.scale)
             return summed if self.bias is None else summed.add_(self.bias)
-        summed = _product(x.dense(self.dtype), self.weight.to(self.dtype))
+        summed = self.dense_product(x.dense(self.dtype), self.weight)
         return self.scale * summed if self.bias is None else self.scale * summed + self.bias
 
     def input_squares(self, x: SparseRows) -> Tensor:
@@ -80,6 +80,10 @@ class SparseLinear(nn.Module):
     def dense_shapes(self) -> list[tuple[int, int]]:
         """Shapes of the products whose order of summation must not depend on a row's place."""
         return [(self.in_features, self.out_features)] if self.kernel == "dense" else []
+
+    def dense_product(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Multiply whole rows, (b, in), by weights, (in, out), as the dense kernel does."""
+        return _product(rows.to(self.dtype), weight.to(self.dtype))
 
     def gradient_sums(
         self,

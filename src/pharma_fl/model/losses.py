@@ -28,7 +28,8 @@ def network_losses(
     weights : TaskWeights
         Public constants of the tasks.
     labelled_cells : bool
-        Compute the heads at the labelled cells alone, which is all that a loss needs; otherwise whole.
+        Compute the heads at the labelled cells alone, which is all that a loss needs. Heads that are computed whole
+        are for comparison: their product's rounding is not measured for private training.
 
     Returns
     -------

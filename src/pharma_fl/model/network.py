@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -138,6 +139,13 @@ class SparseMultitaskNetwork(nn.Module):
         self.catalogue = torch.full((class_tasks,), -1) if catalogue is None else catalogue
         self._catalogued = bool((self.catalogue >= 0).any())
         self._initialise(seed)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - nn.Module's signature
+        """Set training or evaluation; a frozen trunk beside stays in evaluation."""
+        super().train(mode)
+        if self.beside is not None:
+            self.beside.eval()
+        return self
 
     def forward(self, x: SparseRows) -> tuple[Tensor, Tensor]:
         """Return logits float32 (b, class_tasks) and values float32 (b, value_tasks)."""

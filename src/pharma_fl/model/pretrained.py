@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from pharma_fl.config import ModelSettings
@@ -64,7 +65,11 @@ def load_pretrained(path: Path, digest: str | None = None) -> Pretrained:
         )
     if _PROVENANCE not in metadata:
         raise ModelError("PFL-M11", f"{path} was not made by pharma-fl pretrain: it says nothing of its source.")
-    return Pretrained(weights=weights, provenance=json.loads(metadata[_PROVENANCE]), digest=found)
+    try:
+        provenance = json.loads(metadata[_PROVENANCE])
+    except ValueError as error:
+        raise ModelError("PFL-M11", f"The provenance in {path} is no JSON. Get the file again.") from error
+    return Pretrained(weights=weights, provenance=provenance, digest=found)
 
 
 def start_from(network: SparseMultitaskNetwork, pretrained: Pretrained) -> None:
@@ -75,7 +80,10 @@ def start_from(network: SparseMultitaskNetwork, pretrained: Pretrained) -> None:
     ModelError
         ``PFL-M11`` the checkpoint reads its input otherwise, ``PFL-M03`` a layer is of another shape.
     """
-    theirs = ModelSettings(**pretrained.provenance["model"])
+    try:
+        theirs = ModelSettings(**pretrained.provenance["model"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ModelError("PFL-M11", f"The checkpoint's provenance cannot be read: {error}. Make it again.") from error
     different = [name for name in _SHAPE if getattr(theirs, name) != getattr(network.settings, name)]
     if different:
         named = ", ".join(f"{name} = {getattr(theirs, name)}" for name in different)

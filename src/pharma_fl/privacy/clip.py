@@ -34,7 +34,7 @@ class Clip:
     mode : str
         One of the above.
     norm, head_norm : float
-        Clipping norms; `head_norm` is read in ``groups`` alone.
+        Clipping norms; `head_norm` is read in ``groups`` alone. Infinity clips nothing, in ``flat`` alone.
 
     References
     ----------

@@ -120,7 +120,8 @@ def clipped_gradients(
     add : bool
         Add to what `into` holds.
     series : Tensor, optional
-        int64 (b,): rows of one number are one unit; the norm of their gradients' sum is clipped.
+        int64 (b,): rows of one number are one unit; the norm of their gradients' sum is clipped. All rows of a unit
+        must be in one call. Memory grows with the square of a unit's size.
 
     Raises
     ------

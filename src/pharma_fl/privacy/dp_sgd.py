@@ -23,7 +23,8 @@ from pharma_fl.privacy.row_independence import block_rows, independent_rows
 
 _LOG = logging.getLogger(__name__)
 _BFLOAT16_MARGIN = 0.99
-"""Each factor of a product in bfloat16 is rounded by at most 2^-9 of itself, so both by less than one percent."""
+"""Each factor of a product in bfloat16 is rounded by at most 2^-8 of itself, so both by less than one percent."""
+_GRANULE = 32
 
 
 class Records(Protocol):
@@ -156,7 +157,9 @@ class DpSgd:
         self.clip = clip or plan.first_clip
         self.optimizer = NoisedOptimizer(optimizer, plan=plan, noise=noise)
         self.steps_taken = 0
-        self.physical_batch = independent_rows(network, physical_batch or block_rows(plan.expected_batch))
+        self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        wanted = physical_batch or block_rows(plan.expected_batch)
+        self.physical_batch = independent_rows(network, wanted, dtype=self._dtype)
         self._network, self._record_losses, self._noise = network, record_losses, noise
         self._placebo, self._precision, self._engine = placebo, precision, engine
         self._sums = {name: torch.empty_like(value) for name, value in trained.items()}
@@ -167,10 +170,16 @@ class DpSgd:
         Raises
         ------
         PrivacyError
-            ``PFL-P07`` the smallest physical batch does not fit into memory. Nothing was changed.
+            ``PFL-P07`` a block does not fit into memory. Nothing was changed, and the step is not tried in smaller
+            blocks: one compound more would then decide how all others are rounded. `rehearse` comes first.
         """
+        # Factors rounded to fewer bits would exceed the clip, and some containers ask for that.
+        torch.set_float32_matmul_precision("highest")
         rows = poisson_sample(self._noise, records=len(records), sample_rate=self.plan.sample_rate)
-        below = self._clipped_sums(records, rows)
+        try:
+            below = self._over_blocks(records, rows)
+        except torch.OutOfMemoryError as error:
+            raise _too_large(self.physical_batch) from error
         # A record counts as plus or minus one half, so that one more or less moves the count by one half.
         count = 0.0 if self._placebo else below - len(rows) / 2
         multipliers = self.plan.multipliers
@@ -186,20 +195,32 @@ class DpSgd:
             self._adapt(count)
         self.steps_taken += 1
 
-    def _clipped_sums(self, records: Records, rows: NDArray[np.int64]) -> int:
+    def rehearse(self, make: Callable[[int], Any]) -> None:
+        """Try whether a block fits into the device's memory, and halve it until it does; call before any charge.
+
+        The block's size decides how products round, so it may depend on public numbers alone, never on a sample.
+
+        Parameters
+        ----------
+        make : callable
+            Gives a made batch of so many rows, with more labels than records usually have.
+
+        Raises
+        ------
+        PrivacyError
+            ``PFL-P07`` the smallest block does not fit.
+        """
         while True:
             try:
-                return self._over_blocks(records, rows)
+                self._sum_block(lambda: make(self.physical_batch), self.plan.first_clip, records=self.physical_batch)
             except torch.OutOfMemoryError as error:
-                if self.physical_batch <= 32:
-                    raise PrivacyError(
-                        "PFL-P07",
-                        f"A physical batch of {self.physical_batch} records does not fit into the device's memory. "
-                        "Use a smaller network, another device (partner.toml: compute.device), or more memory.",
-                    ) from error
+                if self.physical_batch <= _GRANULE:
+                    raise _too_large(self.physical_batch) from error
+            else:
+                return
             # Outside of the handler, whose traceback holds on to what did not fit.
             torch.cuda.empty_cache()
-            self.physical_batch = independent_rows(self._network, self.physical_batch // 2)
+            self.physical_batch = independent_rows(self._network, self.physical_batch // 2, dtype=self._dtype)
             _LOG.warning("Out of memory: going on with physical batches of %d records.", self.physical_batch)
 
     def _over_blocks(self, records: Records, rows: NDArray[np.int64]) -> int:
@@ -209,26 +230,25 @@ class DpSgd:
         elif self._precision == "bfloat16":
             clip = clip.tightened(_BFLOAT16_MARGIN)
         below = 0
-        device = next(iter(self._sums.values())).device
         for first in range(0, max(1, len(rows)), size):
             part = rows[first : first + size]
-
-            def losses(part: NDArray[np.int64] = part) -> Tensor:
-                batch = records.batch(part, size=size if len(part) else 0)
-                with torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
-                    return self._record_losses(self._network, batch)
-
-            sums = self._engine(
-                self._network,
-                losses,
+            below += self._sum_block(
+                lambda part=part: records.batch(part, size=size if len(part) else 0),  # type: ignore[misc]
                 clip,
                 records=len(part),
-                masks=self._noise,
-                into=self._sums,
                 add=first > 0,
             )
-            below += sums.below
         return below
+
+    def _sum_block(self, batch: Callable[[], Any], clip: Clip, *, records: int, add: bool = False) -> int:
+        device = next(iter(self._sums.values())).device
+
+        def losses() -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
+                return self._record_losses(self._network, batch())
+
+        sums = self._engine(self._network, losses, clip, records=records, masks=self._noise, into=self._sums, add=add)
+        return sums.below
 
     def _adapt(self, count: float) -> None:
         noised = torch.tensor([count], dtype=torch.float64)
@@ -239,3 +259,11 @@ class DpSgd:
             learning_rate=self.plan.clip_learning_rate,
             first_norm=self.plan.clipping_norm,
         )
+
+
+def _too_large(rows: int) -> PrivacyError:
+    return PrivacyError(
+        "PFL-P07",
+        f"A block of {rows} records does not fit into the device's memory. Set compute.physical_batch in partner.toml "
+        "to half of that, or use a smaller network or another device (compute.device).",
+    )

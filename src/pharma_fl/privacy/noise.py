@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -53,6 +53,9 @@ class SystemNoise:
         self._devices: dict[torch.device, DeviceNoise] = {}
         self._generators: list[np.random.Generator] = []
         self._rekey()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A copied noise source would draw the same noise twice. Make another SystemNoise.")
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Return float64 (count,) in [0, 1), of 53 bits."""
