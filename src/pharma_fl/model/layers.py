@@ -156,7 +156,7 @@ class Head(nn.Module):
         del features
         if cells is None:
             return row_squares(backprops)
-        # Two tasks may share a column of the catalogue, and then their errors add up before they are squared.
+        # Where a column comes twice in a row, the errors add up before they are squared.
         return sparse_row_squares(cell_matrix(cells, backprops, columns=self.out_features))
 
     def input_products(self, left: Tensor, right: Tensor, features: Tensor, cells: Cells | None = None) -> Tensor:

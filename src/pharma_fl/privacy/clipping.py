@@ -148,7 +148,11 @@ def clipped_gradients(
     }
     # Also of layers that nobody's loss reaches: whether a record is usable must not depend on the others' labels.
     inputs = {name: _input_squares(layer, called) for name, (layer, called, _) in seen.items() if len(losses)}
-    coefficients, finite, below = _coefficients(calls, inputs, clip, (len(losses), count), series)
+    rows = len(losses)
+    # Outputs are done with, and as large as the rest.
+    seen.clear()
+    del outputs, found, losses
+    coefficients, finite, below = _coefficients(calls, inputs, clip, (rows, count), series)
     for name, (_, trained) in layers.items():
         own = {key: into[f"{name}.{key}"] for key in trained}
         if name not in calls:
