@@ -115,7 +115,7 @@ def test_heads_stay_and_the_trunk_travels(done):
     with safe_open(run / "coordinator" / "checkpoints" / "round-0003" / "trunk.safetensors", "pt") as stream:
         assert set(stream.keys()) == {"input.weight", "input.bias"}
     with safe_open(run / "partners" / "north" / "state" / "current.safetensors", "pt") as stream:
-        assert {"head/weight", "head/bias", "reply/input.weight"} <= set(stream.keys())
+        assert {"heads/classes.weight", "heads/classes.bias", "reply/input.weight"} <= set(stream.keys())
     assert (run / "partners" / "north" / "model" / "model.json").exists()
 
 
