@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from pharma_fl.errors import ModelError
 from pharma_fl.model.ensemble import Ensemble, RecordsAt
-from pharma_fl.model.metrics import auc_roc, rmse
+from pharma_fl.model.metrics import auc_roc, rmse, weighted_mean
 from pharma_fl.model.records import Records
 
 Array = NDArray[np.float32]
@@ -33,29 +33,27 @@ def validation_score(logits: Array, values: Array, records: Records) -> float:
         Mean AUC-ROC over classification tasks with both classes; without such a task, minus the mean RMSE over
         exact values of regression tasks; each task weighted by its number of cells. NaN without either.
     """
-    score = _weighted_mean(_by_task(records.classes, logits, auc_roc))
+    score = weighted_mean(*_by_task(records.classes, logits, auc_roc))
     if not math.isnan(score):
         return score
     exact = records.values.copy()
     exact.data = np.where(records.censor.data == 0, exact.data, np.float32(np.nan))
-    return -_weighted_mean(_by_task(exact, values, rmse))
+    return -weighted_mean(*_by_task(exact, values, rmse))
 
 
 def _by_task(
     measured: csr_array, predicted: Array, metric: Callable[[Array, Array], float]
-) -> Iterator[tuple[float, int]]:
+) -> tuple[list[float], list[int]]:
+    """Return a metric of each task, and how many cells it is of."""
     by_column = measured.tocsc()
+    scores, cells = [], []
     for column in range(by_column.shape[1]):
         span = slice(by_column.indptr[column], by_column.indptr[column + 1])
         rows, target = by_column.indices[span], by_column.data[span]
         known = ~np.isnan(target)
-        yield metric(target[known], predicted[rows[known], column]), int(known.sum())
-
-
-def _weighted_mean(scores: Iterable[tuple[float, int]]) -> float:
-    found = [(score, cells) for score, cells in scores if not math.isnan(score)]
-    cells = sum(cells for _, cells in found)
-    return sum(score * cells for score, cells in found) / cells if cells else math.nan
+        scores.append(metric(target[known], predicted[rows[known], column]))
+        cells.append(int(known.sum()))
+    return scores, cells
 
 
 def choose(candidates: Mapping[str, Ensemble], validation: RecordsAt) -> tuple[str, float]:

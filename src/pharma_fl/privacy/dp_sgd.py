@@ -19,12 +19,11 @@ from pharma_fl.privacy.clip import Clip
 from pharma_fl.privacy.clipping import ClippedSums, clipped_gradients
 from pharma_fl.privacy.noise import NoiseSource, poisson_sample
 from pharma_fl.privacy.plan import PrivacyPlan
-from pharma_fl.privacy.row_independence import block_rows, independent_rows
+from pharma_fl.privacy.row_independence import GRANULE, block_rows, independent_rows
 
 _LOG = logging.getLogger(__name__)
 _BFLOAT16_MARGIN = 0.99
 """Each factor of a product in bfloat16 is rounded by at most 2^-8 of itself, so both by less than one percent."""
-_GRANULE = 32
 
 
 class Records(Protocol):
@@ -214,7 +213,7 @@ class DpSgd:
             try:
                 self._sum_block(lambda: make(self.physical_batch), self.plan.first_clip, records=self.physical_batch)
             except torch.OutOfMemoryError as error:
-                if self.physical_batch <= _GRANULE:
+                if self.physical_batch <= GRANULE:
                     raise _too_large(self.physical_batch) from error
             else:
                 return

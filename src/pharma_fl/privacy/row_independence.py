@@ -20,7 +20,8 @@ from torch.nn import functional
 _LOG = logging.getLogger(__name__)
 _TRIES = 8
 """Random rows for each check: an activation may differ in few numbers only."""
-_GRANULE = 32
+GRANULE = 32
+"""Blocks are multiples of so many rows, and no smaller for want of memory."""
 
 Act = Callable[[Tensor], Tensor]
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -35,7 +36,7 @@ def block_rows(expected_batch: float, most: int = 8192) -> int:
     352
     """
     wanted = expected_batch + 4 * expected_batch**0.5
-    return min(most, _GRANULE * (int(wanted / _GRANULE) + 1))
+    return min(most, GRANULE * (int(wanted / GRANULE) + 1))
 
 
 def independent_rows(network: nn.Module, wanted: int, *, dtype: torch.dtype = torch.float32) -> int:
