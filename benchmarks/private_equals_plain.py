@@ -32,7 +32,7 @@ from pharma_fl.model.fit import FitSettings, fit, new_network
 from pharma_fl.model.losses import network_losses
 from pharma_fl.model.predict import predict
 from pharma_fl.model.selection import validation_score
-from pharma_fl.privacy.accountant import calibrate_noise
+from pharma_fl.privacy.calibration import calibrate_noise
 from pharma_fl.privacy.dp_sgd import DpSgd
 from pharma_fl.privacy.noise import SystemNoise
 from pharma_fl.privacy.plan import PrivacyPlan

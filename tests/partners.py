@@ -6,14 +6,21 @@ import tomli_w
 from scipy.sparse import csr_array
 
 from pharma_fl.config import ModelSettings, Partner, TrainingSettings
+from pharma_fl.config.federation import EvaluationSettings
 from pharma_fl.data.tasks import Task
 from pharma_fl.data.writing import write_prepared
+from pharma_fl.messages.metrics import MetricsRequest
 from pharma_fl.messages.rounds import RoundRequest
 from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.privacy.plan import PrivacyPlan
 
 MODEL = ModelSettings(input_bits=64, hidden=(8,))
 TRAINING = TrainingSettings(rounds=6, local_steps=2)
+METRICS_ALLOWED = {
+    "budget": {"epsilon": 5.0, "delta": 1e-5, "epsilon_for_metrics": 2.0},
+    "policy": {"actions": ["train", "metrics"]},
+}
+"""Settings of a partner that releases noised metrics."""
 
 
 def a_task(column, kind, **changes):
@@ -50,12 +57,15 @@ def a_partner(
     classes=2,
     folds=None,
     catalogue=(None, None),
+    series=None,
+    days=None,
     **settings,
 ):
     """Write partner.toml and prepared data; the first class follows from bit 0, so there is something to learn.
 
     `data_derived` lists assays whose thresholds the data decides; `classes` is 2 or 0 classification tasks; `folds`
-    gives each compound's fold; `catalogue` the classification tasks' catalogue ids.
+    gives each compound's fold; `catalogue` the classification tasks' catalogue ids; `series` and `days` each
+    compound's series and date.
     """
     rng = np.random.default_rng(seed)
     dense = rng.random((n, bits)) < 0.15
@@ -82,6 +92,8 @@ def a_partner(
             a_task(0, "regression"),
         ],
         manifest={"data_derived_assays": [str(one) for one in data_derived]},
+        series=None if series is None else np.asarray(series, dtype=np.int32),
+        days=None if days is None else np.asarray(days, dtype=np.int32),
     )
     content = {"name": name, "budget": {"epsilon": 5.0, "delta": 1e-5}} | settings
     content["policy"] = {"report_budget": True} | settings.get("policy", {})
@@ -104,6 +116,7 @@ def a_plan(**changes):
 
 def a_request(number=1, *, run="run-1", plan=None, trunk=None, **changes):
     fields = {
+        "federation": "trial",
         "run": run,
         "round": number,
         "plan": plan or a_plan(),
@@ -113,3 +126,16 @@ def a_request(number=1, *, run="run-1", plan=None, trunk=None, **changes):
         "trunk": trunk or initial_trunk(MODEL, 0),
     }
     return RoundRequest(**(fields | changes))
+
+
+def a_metrics_request(number=1, *, run="run-1", trunk=None, model=MODEL, evaluation=None, **changes):
+    fields = {
+        "federation": "trial",
+        "run": run,
+        "round": number,
+        "evaluation": EvaluationSettings(**(evaluation or {})),
+        "model": model,
+        "seed": 0,
+        "trunk": trunk or initial_trunk(model, 0),
+    }
+    return MetricsRequest(**(fields | changes))

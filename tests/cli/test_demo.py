@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from pharma_fl.privacy.accountant import epsilon, epsilon_by_opacus
+from pharma_fl.privacy.accountant import epsilon
 from pharma_fl.privacy.ledger import Ledger
+from pharma_fl.privacy.second_opinions import epsilon_by_opacus
 
 pytest.importorskip("rdkit")
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]

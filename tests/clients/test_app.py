@@ -1,13 +1,16 @@
 """The ClientApp: what is in its messages, and what never is."""
 
 import json
+import re
 
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
-from tests.partners import a_partner, a_plan, a_request
+import torch
+from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
+from tests.partners import METRICS_ALLOWED, a_metrics_request, a_partner, a_plan, a_request
 
 from pharma_fl.clients.app import app
-from pharma_fl.messages.wire import from_arrays, join_request, round_request
+from pharma_fl.messages.wire import from_arrays, join_request, metrics_request, round_request
+from pharma_fl.privacy.ledger import Ledger
 
 
 def ask(partner_file, content, kind=MessageType.TRAIN, **node_config):
@@ -49,21 +52,49 @@ def test_public_numbers_do_not_depend_on_the_data(tmp_path):
     a_partner(tmp_path, "large", n=400, seed=2)
     replies = [ask(file_of(tmp_path, name), round_request(a_request())) for name in ("small", "large")]
     assert dict(replies[0].metric_records["metrics"]) == dict(replies[1].metric_records["metrics"])
-    joined = [ask(file_of(tmp_path, n), join_request(a_plan()), "query.join") for n in ("small", "large")]
-    without_name = [{k: v for k, v in dict(j.config_records["config"]).items() if k != "partner"} for j in joined]
+    joined = [ask(file_of(tmp_path, n), join_request("trial", a_plan()), "query.join") for n in ("small", "large")]
+    own = {"partner", "ledger"}
+    without_name = [{k: v for k, v in dict(j.config_records["config"]).items() if k not in own} for j in joined]
     assert without_name[0] == without_name[1]
 
 
 def test_joining_says_who_and_whether(tmp_path):
     a_partner(tmp_path, policy={"min_noise_multiplier": 6.0})
-    answer = dict(ask(file_of(tmp_path), join_request(a_plan()), "query.join").config_records["config"])
+    answer = dict(ask(file_of(tmp_path), join_request("trial", a_plan()), "query.join").config_records["config"])
     assert answer["partner"] == "north"
     assert (answer["status"], answer["code"]) == ("refused", "PFL-P20")
     willing = dict(
-        ask(file_of(tmp_path), join_request(a_plan(noise_multiplier=7.0)), "query.join").config_records["config"]
+        ask(file_of(tmp_path), join_request("trial", a_plan(noise_multiplier=7.0)), "query.join").config_records[
+            "config"
+        ]
     )
     assert willing["status"] == "joined"
     assert willing["affordable_rounds"] == 6
+
+
+def test_what_is_told_of_the_ledger_at_joining_is_a_bare_hash(tmp_path):
+    partner = a_partner(tmp_path, policy={"report_budget": False})
+
+    def join():
+        return dict(ask(file_of(tmp_path), join_request("trial", a_plan()), "query.join").config_records["config"])
+
+    before = join()
+    assert set(before) == {"status", "partner", "version", "ledger"}
+    ask(file_of(tmp_path), round_request(a_request()))
+    after = join()
+    assert before["ledger"] != after["ledger"] == Ledger.of(partner).head
+    assert all(re.fullmatch(r"[0-9a-f]{64}", told["ledger"]) for told in (before, after))
+    # A refusal tells it too, so that the coordinator notices whatever the plan.
+    refused = ask(file_of(tmp_path), join_request("trial", a_plan(noise_multiplier=0.1)), "query.join")
+    assert refused["config"]["ledger"] == after["ledger"]
+
+
+def test_a_federation_that_is_not_named_in_the_policy_is_refused(tmp_path):
+    a_partner(tmp_path, policy={"federations": ["ours"]})
+    answer = ask(file_of(tmp_path), join_request("trial", a_plan()), "query.join")["config"]
+    assert (answer["status"], answer["code"]) == ("refused", "PFL-P20")
+    assert ask(file_of(tmp_path), join_request("ours", a_plan()), "query.join")["config"]["status"] == "joined"
+    assert ask(file_of(tmp_path), round_request(a_request()))["config"]["code"] == "PFL-P20"
 
 
 BAD = {
@@ -76,6 +107,9 @@ BAD = {
     "a round that is true": lambda r: r["config"].update(round=True),
     "a seed that is true": lambda r: r["config"].update(seed=True),
     "a run without a name": lambda r: r["config"].__setitem__("run", ""),
+    "a federation without a name": lambda r: r["config"].__setitem__("federation", ""),
+    "a witness that is no hash": lambda r: r["config"].__setitem__("witnesses", ["../ledger"]),
+    "witnesses that are one": lambda r: r["config"].__setitem__("witnesses", "0" * 64),
     "a run of a megabyte": lambda r: r["config"].__setitem__("run", "r" * 1_000_000),
     "a bit worth 1e100": lambda r: r["config"].__setitem__("model", '{"input_scale": 1e100}'),
     "other arrays": lambda r: r.__setitem__("arrays", ArrayRecord()),
@@ -134,14 +168,47 @@ def test_only_a_simulated_node_looks_into_the_folder_that_the_run_names(tmp_path
         state=RecordDict(),
         run_config={"partners": str(tmp_path)},
     )
-    message = Message(join_request(a_plan()), dst_node_id=2, message_type="query.join")
+    message = Message(join_request("trial", a_plan()), dst_node_id=2, message_type="query.join")
     message.metadata.__dict__["_message_id"] = "m"
     assert app(message, context).content["config"]["partner"] == "north"
     context.node_config = {"partition-id": 0}
     assert app(message, context).content["config"]["partner"] == "east"
 
 
-def test_evaluation_is_not_offered(tmp_path):
+def test_a_reply_with_metrics_holds_one_array_and_nothing_else(tmp_path):
+    a_partner(tmp_path, **METRICS_ALLOWED)
+    ask(file_of(tmp_path), round_request(a_request()))
+    content = ask(file_of(tmp_path), metrics_request(a_metrics_request()), MessageType.EVALUATE)
+    assert set(content) == {"arrays", "config"}
+    assert dict(content["config"]) == {"status": "done"}
+    (name, histogram) = from_arrays(content["arrays"]).popitem()
+    assert (name, histogram.dtype, tuple(histogram.shape)) == ("histogram", torch.float64, (1, 2, 20))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(BAD[name] for name in BAD if "plan" not in name and "unknown" not in name),
+        lambda r: r["config"].__setitem__("evaluation", '{"noise_multiplier": 0}'),
+        lambda r: r["config"].__setitem__("evaluation", '{"bins": 1000000}'),
+        lambda r: r["config"].__setitem__("fold", "test"),
+    ],
+)
+def test_a_strange_request_for_metrics_gets_a_code_and_costs_nothing(tmp_path, change):
+    partner = a_partner(tmp_path, **METRICS_ALLOWED)
+    ask(file_of(tmp_path), round_request(a_request()))
+    before = Ledger.of(partner).charges()
+    content = metrics_request(a_metrics_request())
+    change(content)
+    reply = ask(file_of(tmp_path), content, MessageType.EVALUATE)
+    assert set(reply) == {"config"}
+    assert reply["config"]["code"] in {"PFL-F01", "PFL-F02", "PFL-M03"}
+    assert Ledger.of(partner).charges() == before
+
+
+def test_a_partner_that_allows_no_metrics_refuses_them(tmp_path):
     a_partner(tmp_path)
-    with pytest.raises(ValueError, match="No evaluate function"):
-        ask(file_of(tmp_path), RecordDict({"config": ConfigRecord()}), MessageType.EVALUATE)
+    ask(file_of(tmp_path), round_request(a_request()))
+    reply = ask(file_of(tmp_path), metrics_request(a_metrics_request()), MessageType.EVALUATE)
+    assert set(reply) == {"config"}
+    assert (reply["config"]["status"], reply["config"]["code"]) == ("refused", "PFL-P20")

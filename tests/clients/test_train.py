@@ -30,16 +30,21 @@ from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.model.records import fold_columns
 from pharma_fl.privacy.accountant import Charge, epsilon
 from pharma_fl.privacy.dp_sgd import DpSgd
+from pharma_fl.privacy.entries import Released, Reserved
 from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.privacy.noise import SystemNoise
 
 
 def ledger_of(partner):
-    return Ledger(partner.path(partner.ledger))
+    return Ledger.of(partner)
 
 
 def kinds(partner):
-    return [(entry.round, entry.kind) for entry in ledger_of(partner).entries()]
+    return [
+        (entry.round, entry.kind)
+        for entry in ledger_of(partner).entries()
+        if isinstance(entry, Reserved | Released)
+    ]
 
 
 def test_a_round_is_charged_and_answered(tmp_path):

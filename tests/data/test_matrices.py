@@ -66,6 +66,8 @@ def parts(*, rows=6, bits=40, classes=3, values=2, density=0.4, seed=0):
         "compounds": pd.DataFrame({"row": range(rows)}),
         "tasks": [*(task(c) for c in range(classes)), *(task(c, "regression") for c in range(values))],
         "manifest": {"note": "made by a test", "data_derived_assays": [2]},
+        "series": rng.integers(0, rows, rows).astype(np.int32),
+        "days": rng.integers(-9000, 9000, rows).astype(np.int32),
     }
 
 
@@ -104,13 +106,21 @@ def test_round_trip(tmp_path_factory, sizes):
     same(data.y_censor(), given_parts["y_censor"])
     assert (data.x().dtype, data.y_class().dtype) == (np.int8, np.int8)
     assert (data.y_regr().dtype, data.y_censor().dtype) == (np.float32, np.int8)
-    assert np.array_equal(data.folds, given_parts["folds"])
+    for name in ("folds", "series", "days"):
+        assert np.array_equal(getattr(data, name), given_parts[name])
     assert list(data.tasks) == given_parts["tasks"]
     assert (len(data.classification_tasks), len(data.regression_tasks)) == (sizes["classes"], sizes["values"])
     assert (data.n_compounds, data.bits) == (sizes["rows"], 16)
     assert data.data_derived_assays == ("2",)
     assert data.manifest == manifest == json.loads((folder / "manifest.json").read_text())
     data.verify()
+
+
+def test_what_is_not_known_is_none_and_not_zeros(tmp_path):
+    write_prepared(tmp_path / "data", **{k: v for k, v in parts().items() if k not in {"series", "days"}})
+    data = PreparedData.open(tmp_path / "data")
+    assert data.series is None
+    assert data.days is None
 
 
 def test_explicit_zeros_survive(tmp_path):
@@ -269,6 +279,8 @@ def test_a_damaged_folder_can_be_prepared_again(folder):
     ("name", "value"),
     [
         ("folds", np.zeros(5, np.int8)),
+        ("series", np.zeros(5, np.int32)),
+        ("days", np.zeros(7, np.int32)),
         ("compounds", pd.DataFrame({"row": [0]})),
         ("tasks", [task(0)]),
         ("y_censor", csr_array((6, 2), dtype=np.int8)),

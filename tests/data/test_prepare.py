@@ -5,11 +5,16 @@ import gzip
 import json
 import stat
 import sys
+from datetime import date
 
 import numpy as np
 import pytest
+from rdkit import Chem
+from rdkit.Chem import rdMolDescriptors
+from rdkit.Chem.Scaffolds import MurckoScaffold
 from tests.data.conftest import T2
 
+from pharma_fl.data.cells import NO_DATE
 from pharma_fl.data.fingerprints import bit_permutation, bit_positions, count_bits
 from pharma_fl.data.folds import fold_of, fold_scaffold, lsh_bits
 from pharma_fl.data.keys import Keys
@@ -329,19 +334,105 @@ def test_lsh_folds_do_not_depend_on_the_fingerprint(make_partner):
         assert data.folds[row] == fold_of(lsh_bits(one["smiles"]), KEYS.folds, 5)
 
 
-def test_temporal_folds_follow_the_earliest_date(make_partner):
-    # Acetic acid has two ids: the earlier date counts. Naphthalene has none.
-    dates = {"1": "2015-01-01", "2": "2014-12-31", "3": "", "4": "2019-06-01", "5": "2014-01-01", "6": "2015-01-01"}
+DATES = {"1": "2015-01-01", "2": "2014-12-31", "3": "", "4": "2019-06-01", "5": "2014-01-01", "6": "2015-01-01"}
+"""Acetic acid has two ids, 4 and 5: the earlier date counts. Naphthalene, 3, has none."""
+
+
+def dated(dates):
     header, *rows = T2.splitlines()
-    t2 = "\n".join([f"{header},registered", *(f"{row},{dates.get(row.split(',')[0], '')}" for row in rows)]) + "\n"
-    toml = '[tables]\ndate = "registered"\n[folds]\nmethod = "temporal"\ncount = 3\nvalidation = 1\ntest = 2\n'
-    partner = make_partner(t2=t2, toml=toml + "cutoffs = [2015-01-01, 2018-01-01]")
+    return "\n".join([f"{header},registered", *(f"{row},{dates.get(row.split(',')[0], '')}" for row in rows)]) + "\n"
+
+
+TEMPORAL = '[tables]\ndate = "registered"\n[folds]\nmethod = "temporal"\ncount = 3\nvalidation = 1\ntest = 2\n'
+TEMPORAL += "cutoffs = [2015-01-01, 2018-01-01]"
+
+
+def by_smiles(data, values):
+    return {one["smiles"]: int(values[int(one["row"])]) for one in rows_of(data.folder / "compounds.csv")}
+
+
+def test_temporal_folds_follow_the_earliest_date(make_partner):
+    partner = make_partner(t2=dated(DATES), toml=TEMPORAL)
     manifest = prepare(partner)
     data = PreparedData.open(partner.path("data"))
-    folds = {one["smiles"]: int(data.folds[int(one["row"])]) for one in rows_of(data.folder / "compounds.csv")}
-    assert folds == {"CC(=O)Oc1ccccc1C(=O)O": 1, "CCO": 0, "CC(=O)O": 0}
+    assert by_smiles(data, data.folds) == {"CC(=O)Oc1ccccc1C(=O)O": 1, "CCO": 0, "CC(=O)O": 0}
     assert manifest["counts"]["structures"]["dropped"]["no_date"] == 2
     assert manifest["counts"]["activities"]["dropped"]["structure_failed"] == 3
+
+
+MANY = [
+    *("CCO", "CCN", "CCCC"),  # no ring: all one family
+    *("c1ccccc1C", "c1ccccc1CC", "OC(=O)c1ccccc1", "CC(=O)Oc1ccccc1C(=O)O"),
+    *("c1ccc2ccccc2c1", "Cc1ccc2ccccc2c1"),
+    *("c1ccncc1C", "C1CCCCC1O"),
+    # Four rings: not the Murcko scaffold itself decides, but a node of three rings.
+    *("Cc1ccc2c(c1)ccc1c2ccc2ccccc21", "C[C@]12CC[C@H]3[C@@H](CCc4cc(O)ccc43)[C@@H]1CC[C@@H]2O"),
+    "CN(C)CCCN1c2ccccc2Sc2ccc(Cl)cc21",
+]
+
+
+@pytest.mark.parametrize("method", ["scaffold", "temporal", "lsh"])
+def test_a_series_is_all_compounds_of_one_scaffold_family(make_partner, method):
+    t1 = "input_compound_id,input_assay_id,standard_qualifier,standard_value\n"
+    t1 += "".join(f"{n},1,=,1\n" for n in range(1, len(MANY) + 1))
+    t2 = "input_compound_id,smiles,registered\n"
+    t2 += "".join(f"{n},{smiles},20{n + 9}-01-01\n" for n, smiles in enumerate(MANY, 1))
+    toml = TEMPORAL if method == "temporal" else f'[tables]\ndate = "registered"\n[folds]\nmethod = "{method}"'
+    partner = make_partner(t1=t1, t2=t2, toml=toml)
+    prepare(partner)
+    data = PreparedData.open(partner.path("data"))
+    smiles = [one["smiles"] for one in rows_of(data.folder / "compounds.csv")]
+    assert len(smiles) == len(MANY)
+    if method == "lsh":
+        assert data.series is None
+        return
+    assert data.series.dtype == np.int32
+    families = [fold_scaffold(one) for one in smiles]
+    same = np.equal.outer(families, families)
+    assert np.array_equal(np.equal.outer(data.series, data.series), same)
+    assert set(data.series.tolist()) == set(range(len(set(families))))
+    # RDKit by itself: the scaffold's rings, where there are few enough.
+    few = [n for n, one in enumerate(smiles) if rdMolDescriptors.CalcNumRings(Chem.MolFromSmiles(one)) <= 3]
+    murcko = [MurckoScaffold.MurckoScaffoldSmiles(smiles[n]) for n in few]
+    assert np.array_equal(np.equal.outer(murcko, murcko), same[np.ix_(few, few)])
+    assert murcko.count("") == 3
+    assert len(few) == len(MANY) - 2
+
+
+@pytest.mark.parametrize("method", ["scaffold", "lsh", "temporal"])
+def test_days_are_the_earliest_of_each_compound_whatever_decides_the_folds(make_partner, method):
+    toml = TEMPORAL if method == "temporal" else f'[tables]\ndate = "registered"\n[folds]\nmethod = "{method}"'
+    partner = make_partner(t2=dated(DATES), toml=toml)
+    prepare(partner)
+    data = PreparedData.open(partner.path("data"))
+    expected = {
+        "CC(=O)Oc1ccccc1C(=O)O": date(2015, 1, 1),
+        "CCO": date(2014, 12, 31),
+        "CC(=O)O": date(2014, 1, 1),
+        "c1ccc2ccccc2c1": None,
+    }
+    if method == "temporal":
+        del expected["c1ccc2ccccc2c1"]
+    days = {smiles: NO_DATE if one is None else (one - date(1970, 1, 1)).days for smiles, one in expected.items()}
+    assert data.days.dtype == np.int32
+    assert by_smiles(data, data.days) == days
+
+
+def test_without_a_column_of_dates_there_are_no_days(prepared):
+    _, manifest, data = prepared
+    assert data.days is None
+    assert manifest["sizes"]["days"] == 0
+    assert manifest["sizes"]["series"] == 4
+
+
+def test_neither_series_nor_days_are_shown_to_others(make_partner):
+    """The same settings and other compounds and dates: the agreement is the same to the byte."""
+    shown = []
+    for t2 in (dated(DATES), dated({"1": "1999-09-09"}).replace("CCO\n", "Cc1ccncc1\n")):
+        partner = make_partner(t2=t2, toml='[tables]\ndate = "registered"')
+        prepare(partner)
+        shown.append((partner.path("data") / "agreement.json").read_bytes())
+    assert shown[0] == shown[1]
 
 
 def test_real_assays(shared_data, make_partner):

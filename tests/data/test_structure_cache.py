@@ -48,6 +48,7 @@ def test_what_goes_in_comes_out(tmp_path):
         (Recipe(fingerprint=FingerprintSettings(bits=512, kind="fcfp")), True, True),
         (Recipe(fingerprint=FingerprintSettings(bits=512, counts=True)), True, False),
         (Recipe(fingerprint=RECIPE.fingerprint, fold_method="lsh"), True, True),
+        (Recipe(fingerprint=RECIPE.fingerprint, fold_method="temporal"), True, False),
         (Recipe(structures=StructureSettings(time_limit_s=5), fingerprint=RECIPE.fingerprint), True, False),
     ],
 )

@@ -1,5 +1,8 @@
 """Which device trains, and what is said where it cannot."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from tests.conftest import make_records
@@ -64,6 +67,14 @@ def test_records_too_large_for_the_gpu_are_copied_batch_by_batch(monkeypatch, ca
     assert batch.x.indices.device.type == source.weights.classes.device.type == "meta"
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 1 << 30))
     assert isinstance(on_device(records, torch.device("meta")), ResidentRecords)
+
+
+def test_series_stay_where_samples_are_drawn(monkeypatch):
+    records = replace(make_records(5), series=np.array([0, 1, 1, 4, 0], dtype=np.int32))
+    for free in (64, 1 << 30):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 1 << 30))
+        assert on_device(records, torch.device("meta")).series is records.series
+    assert on_device(records, torch.device("cpu")).series is records.series
 
 
 def test_the_size_of_resident_records_is_not_underestimated():

@@ -92,7 +92,7 @@ def test_places_that_come_twice_add_up_before_they_are_squared():
     assert sparse_row_squares(x).tolist() == [20.0, 0.0, 2.0]
     assert coalesced(x).indices.tolist() == [1, 4, 0, 1]
     pairs = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 2, 0, 2])
-    assert row_products(x.take(pairs[0]), x.take(pairs[1])).tolist() == [20.0, -2.0, 0.0, 2.0]
+    assert row_products(x, pairs[0], pairs[1]).tolist() == [20.0, -2.0, 0.0, 2.0]
     ones = SparseRows(indices=x.indices, offsets=x.offsets, values=None, columns=6)
     assert sparse_row_squares(ones).tolist() == [5.0, 0.0, 2.0]
 

@@ -20,7 +20,7 @@ from pharma_fl.model.records import Records
 TASKS = [a_task(0, "classification", training_weight=0.5), a_task(0, "regression", training_weight=0.25)]
 
 
-def written(folder, x, tasks=TASKS, **model):
+def written(folder, x, tasks=TASKS, *, series=None, days=None, **model):
     rows = x.shape[0]
     every = csr_array((np.ones(rows, np.int8), np.zeros(rows, np.int32), np.arange(rows + 1)), shape=(rows, 1))
     write_prepared(
@@ -33,6 +33,8 @@ def written(folder, x, tasks=TASKS, **model):
         compounds=pd.DataFrame({"row": range(rows)}),
         tasks=tasks,
         manifest={"data_derived_assays": []},
+        series=series,
+        days=days,
     )
     return Records.from_prepared(
         PreparedData.open(folder), np.arange(rows), ModelSettings(input_bits=8, regression_weight=2.0, **model)
@@ -85,6 +87,51 @@ def test_blank_rows_fill_a_batch_up():
     assert int(batch.classes.rows.max()) < 2
     assert len(records.batch(np.array([], dtype=np.int64))) == 0
     assert len(records.batch(np.array([2]))) == 1
+
+
+def test_series_and_days_follow_their_records():
+    records = replace(
+        make_records(6, seed=1),
+        series=np.array([3, 0, 3, 1, 0, 9], dtype=np.int32),
+        days=np.array([10, -4, 7, 0, 5, 2], dtype=np.int32),
+    )
+    some = records.select(np.array([5, 0, 2]))
+    assert len(some) == 3
+    assert some.series.tolist() == [9, 3, 3]
+    assert some.days.tolist() == [2, 10, 7]
+    for field in ("x", "classes", "values", "censor"):
+        assert np.array_equal(getattr(some, field).toarray(), getattr(records, field).toarray()[[5, 0, 2]])
+    assert some.weights is records.weights
+    plain = make_records(4).select(np.array([], dtype=np.int64))
+    assert len(plain) == 0
+    assert plain.series is None
+    assert plain.days is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"series": np.zeros(3, dtype=np.int32)},
+        {"series": np.zeros(4, dtype=np.int64)},
+        {"series": np.array([0, 1, -1, 2], dtype=np.int32)},
+        {"days": np.zeros(5, dtype=np.int32)},
+    ],
+)
+def test_series_and_days_that_do_not_fit_are_refused(change):
+    with pytest.raises(ModelError, match=next(iter(change))) as caught:
+        replace(make_records(4), **change)
+    assert caught.value.code == "PFL-M08"
+
+
+def test_series_and_days_come_from_prepared_data(tmp_path):
+    x = csr_array(np.eye(4, 8, dtype=np.int8))
+    facts = {"series": np.array([2, 0, 0, 1], dtype=np.int32), "days": np.array([5, 6, 7, 8], dtype=np.int32)}
+    written(tmp_path / "data", x, **facts)
+    some = Records.from_prepared(PreparedData.open(tmp_path / "data"), np.array([3, 0]), ModelSettings(input_bits=8))
+    assert some.series.tolist() == [1, 2]
+    assert some.days.tolist() == [8, 5]
+    assert type(some.series) is np.ndarray
+    assert written(tmp_path / "other", x).series is None
 
 
 def without(matrix):

@@ -15,6 +15,7 @@ from scipy.stats import kstest
 
 from pharma_fl.privacy import device_noise
 from pharma_fl.privacy.device_noise import DeviceNoise, chacha20_blocks, normals, start_state, unit
+from pharma_fl.privacy.grid import grid_of
 
 KEY = bytes(range(32))
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -80,7 +81,8 @@ def test_each_number_is_what_its_bits_say(known_key):
     tensor = torch.ones(500, dtype=torch.float64)
     noise.add_normal(tensor, 3.0)
     values = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)]).ravel()[:500]
-    assert np.allclose(tensor.numpy(), 1 + 3 * values, rtol=0, atol=1e-12)
+    spacing = grid_of(3.0)
+    assert np.array_equal(tensor.numpy(), np.rint((1 + 3 * values) / spacing) * spacing)
 
     words = oracle(KEY, 64, 64).astype(object)
     expected = ((words[:8] % 2**21) * 2**32 + words[8:]).astype(float) * 2.0**-53
@@ -100,6 +102,24 @@ def test_the_extremes_are_finite_and_reach_beyond_nine_sigma():
         values = normals(blocks)
         assert torch.isfinite(values).all()
         assert values.abs().max().item() == pytest.approx(size, abs=1e-4)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="needs floating-point numbers longer than float64")
+def test_a_draw_is_as_near_to_the_real_one_as_the_grid_assumes(known_key):
+    """Of `grid`'s 80 units of 2^-52, Box and Muller's values have 78; the product and the sum take the rest."""
+    words = chacha20_blocks(start_state(KEY), 0, 1 << 16)
+    tails = words.clone()
+    tails[:4], tails[4:8] = LIMITS[0], tails[4:8] // 2**24  # radii of 6 to 9.49
+    for blocks in (words, tails):
+        bits = blocks.numpy().astype(np.int64) + 2**31
+        wide = [(bits[i : i + 4] * np.longdouble(2**32) + bits[i + 4 : i + 8] + 0.5) * 2.0**-64 for i in (0, 8)]
+        radius = np.sqrt(-2 * np.log(wide[0]))
+        angle = 2 * np.longdouble("3.14159265358979323846264338") * wide[1]
+        error = normals(blocks).numpy() - np.concatenate([radius * np.cos(angle), radius * np.sin(angle)]).ravel()
+        units = np.abs(error) / np.finfo(np.float64).eps
+        small = np.tile(radius.ravel(), 2) < 0.01
+        assert units[~small].max() < 78
+        assert (units * np.tile(radius.ravel(), 2))[small].max(initial=0) < 0.5
 
 
 def test_the_right_sigma_is_accepted_and_wrong_ones_rejected():
@@ -159,18 +179,19 @@ def test_no_block_is_used_twice(monkeypatch):
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (), (1,), (7,), (13, 41), ((1 << 17) + 3,)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_entry_of_any_shape_gets_noise(shape, dtype):
-    tensor = torch.zeros(shape, dtype=dtype)
+    start = 0.3  # not on the grid, so that what is left out stays
+    tensor = torch.full(shape, start, dtype=dtype)
     assert DeviceNoise("cpu").add_normal(tensor, 0.5) is None
     assert tensor.shape == shape
     assert tensor.dtype == dtype
-    assert (tensor != 0).all()
-    assert (tensor.abs() < 9.5 * 0.5).all()
+    assert (tensor != start).all()
+    assert ((tensor - start).abs() < 9.5 * 0.5).all()
 
 
 def test_float64_keeps_its_digits_and_float32_is_rounded_once(known_key):
-    exact, rounded = torch.full((1000,), 1e3, dtype=torch.float64), torch.full((1000,), 1e3)
-    DeviceNoise("cpu").add_normal(exact, 1.0)
-    DeviceNoise("cpu").add_normal(rounded, 1.0)
+    exact, rounded = torch.full((1000,), 1e6, dtype=torch.float64), torch.full((1000,), 1e6)
+    DeviceNoise("cpu").add_normal(exact, 1.0, 1 / 3)
+    DeviceNoise("cpu").add_normal(rounded, 1.0, 1 / 3)
     assert not torch.equal(exact, exact.float().double())
     assert torch.equal(exact.float(), rounded)
 
@@ -183,12 +204,12 @@ def test_no_noise_leaves_the_tensor():
 
 
 def test_a_parameter_and_a_slice_are_noised_in_place():
-    parameter = torch.nn.Parameter(torch.zeros(10))
+    parameter = torch.nn.Parameter(torch.full((10,), 0.3))
     DeviceNoise("cpu").add_normal(parameter, 1.0)
-    assert (parameter != 0).all()
-    whole = torch.zeros(10)
+    assert (parameter != 0.3).all()
+    whole = torch.full((10,), 0.3)
     DeviceNoise("cpu").add_normal(whole[3:6], 1.0)
-    assert ((whole != 0) == torch.tensor([0, 0, 0, 1, 1, 1, 0, 0, 0, 0]).bool()).all()
+    assert ((whole != 0.3) == torch.tensor([0, 0, 0, 1, 1, 1, 0, 0, 0, 0]).bool()).all()
 
 
 @pytest.mark.parametrize("tensor", [torch.zeros(4, 3).T, torch.zeros(10)[::2], torch.zeros(2, dtype=torch.int64)])

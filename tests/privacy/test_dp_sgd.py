@@ -1,7 +1,5 @@
 """The mechanism: the sum, the noise and the step it takes, and what it refuses."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from tests.conftest import SeededNoise, make_records
 from torch import nn
 
 from pharma_fl.config import ModelSettings, PrivacySettings, TrainingSettings
-from pharma_fl.config.partner import PolicySettings
+from pharma_fl.config.partner import BudgetSettings, PolicySettings
 from pharma_fl.errors import ConfigError, PolicyViolation, PrivacyError
 from pharma_fl.model.fit import new_network
 from pharma_fl.model.losses import network_losses
@@ -24,6 +22,7 @@ from pharma_fl.privacy.plan import PrivacyPlan, propose
 from pharma_fl.privacy.policy import check_policy
 
 MODEL = ModelSettings(input_bits=64, hidden=(8,))
+BUDGET = BudgetSettings(epsilon=1.0)
 
 
 def a_plan(**changes):
@@ -192,9 +191,9 @@ def test_a_proposed_plan_costs_what_was_asked_for():
 )
 def test_each_limit_of_the_policy_holds(change, named):
     policy = PolicySettings(min_noise_multiplier=1.0, max_sample_rate=0.5, max_clipping_norm=10.0)
-    check_policy(a_plan(), policy)
+    check_policy(a_plan(), policy, BUDGET, federation="trial")
     with pytest.raises(PolicyViolation, match=named):
-        check_policy(a_plan(**change), policy)
+        check_policy(a_plan(**change), policy, BUDGET, federation="trial")
 
 
 @pytest.mark.parametrize("text", ['{"epsilon": -1}', '{"epsilon": 1, "noise_multiplier": 1}', "{}", '{"epsilon": NaN}'])
@@ -305,14 +304,7 @@ def test_the_count_of_an_adaptive_clip_moves_by_one_half_a_record():
         for kept in (list(range(12)), *([r for r in range(12) if r != gone] for gone in range(12))):
             noise = Exact()
             plan = a_plan(clipping="adaptive", sample_rate=1.0, clipping_norm=norm)
-            rows = np.array(kept)
-            some = replace(
-                records,
-                x=records.x[rows],
-                classes=records.classes[rows],
-                values=records.values[rows],
-                censor=records.censor[rows],
-            )
+            some = records.select(np.array(kept))
             mechanism(plan, some, noise=noise)[0].step(some)
             seen += noise.counts
         assert {abs(count - seen[0]) for count in seen[1:]} == {0.5}
@@ -457,7 +449,7 @@ def test_clipping_that_contradicts_itself_is_refused(changes, named):
 def test_the_policy_limits_the_heads_clip_too():
     policy = PolicySettings(max_clipping_norm=10.0)
     with pytest.raises(PolicyViolation, match="head_clipping_norm 50"):
-        check_policy(a_plan(clipping="groups", head_clipping_norm=50.0), policy)
+        check_policy(a_plan(clipping="groups", head_clipping_norm=50.0), policy, BUDGET, federation="trial")
 
 
 def test_a_network_that_opacus_would_refuse_is_refused():

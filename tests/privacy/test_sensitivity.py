@@ -5,6 +5,7 @@ the records. What keeps him from it is that a record's gradient is, bit for bit,
 numbers alone: then a record more adds its own contribution and changes no other.
 """
 
+import copy
 import math
 from dataclasses import replace
 
@@ -183,6 +184,53 @@ def test_the_neighbour_test_catches_a_loss_that_mixes_records(bug):
     with pytest.raises(AssertionError):
         assert_bounded(mixed, network, records, clip)
     assert_bounded(block_sums, network, records, clip)
+
+
+class OverTheBatch(torch.nn.Module):
+    """What batch normalisation does, under a name that nobody refuses."""
+
+    def forward(self, rows):
+        return (rows - rows.mean(0)) / (rows.std(0) + 1e-3)
+
+
+def batch_norm(network, records, rows, clip):
+    mixing = copy.deepcopy(network)
+    mixing.trunk.activation = torch.nn.Sequential(mixing.trunk.activation, OverTheBatch())
+    return block_sums(mixing, records, rows, clip)
+
+
+def heads_unclipped(network, records, rows, clip):
+    """The trunk clipped by its own norm, and the heads' gradient added as it is."""
+    frozen = copy.deepcopy(network)
+    frozen.heads.requires_grad_(requires_grad=False)
+    whole = block_sums(network, records, rows, Clip(norm=math.inf))
+    return whole | block_sums(frozen, records, rows, clip)
+
+
+def heads_without_noise(network, records, rows, clip):
+    """What a step releases of the trunk, after the heads took some steps of their own in the clear."""
+    private = copy.deepcopy(network)
+    batch = records.batch(np.asarray(rows, dtype=np.int64), size=BLOCK)
+    optimizer = torch.optim.SGD(private.heads.parameters(), lr=0.5)
+    for _ in range(100):
+        optimizer.zero_grad()
+        network_losses(private, batch, weights=records.weights).sum().backward()
+        optimizer.step()
+    private.zero_grad()
+    sums = block_sums(private, records, rows, clip)
+    return {name: value for name, value in sums.items() if name.startswith("trunk.")}
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("bug", [batch_norm, heads_unclipped, heads_without_noise])
+def test_the_neighbour_test_catches_what_spoils_a_private_network(bug):
+    """Planted bugs of networks with private heads: each lets one record move the sum by more than the clip."""
+    setup = make_setup(4, n=16, hidden=(8, 4), class_tasks=6, value_tasks=0, label_rate=0.9)
+    network, records = network_of(setup), records_of(setup)
+    clip = Clip(norm=0.01)
+    with pytest.raises(AssertionError, match=" <= 1.00001"):
+        assert_bounded(bug, network, records, clip)
+    assert assert_bounded(block_sums, network, records, clip) > 0.9
 
 
 # --- weights ------------------------------------------------------------------------------------------------------

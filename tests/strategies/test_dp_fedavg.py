@@ -5,111 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.error import Error
 from tests.partners import a_partner
+from tests.strategies.federations import Grid, a_federation, ledger_of, run, spent, three
 
-from pharma_fl.clients.app import app as client_app
-from pharma_fl.config import Federation
-from pharma_fl.messages.wire import from_arrays, to_arrays
+from pharma_fl.config import Federation, Partner
+from pharma_fl.messages.wire import from_arrays
 from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.model.weights import load_weights
-from pharma_fl.privacy.accountant import Charge, epsilon, epsilon_by_opacus
-from pharma_fl.privacy.ledger import Ledger
+from pharma_fl.privacy.accountant import Charge, epsilon
 from pharma_fl.privacy.plan import propose
-from pharma_fl.strategies.dp_fedavg import DpFedAvg
-from pharma_fl.strategies.run_record import Checkpoints
-
-
-class Grid:
-    """Flower's grid, calling each partner's ClientApp directly; `spoil` may replace any reply."""
-
-    def __init__(self, files, spoil=lambda reply, number, node: reply):
-        self.files = list(files)
-        self.spoil = spoil
-        self.sent, self.waiting = [], []
-
-    def get_node_ids(self):
-        return range(100, 100 + len(self.files))
-
-    def push_messages(self, messages):
-        numbers = []
-        for message in messages:
-            self.sent.append(message)
-            node = message.metadata.dst_node_id
-            message.metadata.__dict__["_message_id"] = f"m{len(self.sent)}"
-            numbers.append(message.metadata.message_id)
-            own = {"partner": str(self.files[node - 100])}
-            context = Context(run_id=1, node_id=node, node_config=own, state=RecordDict(), run_config={})
-            reply = client_app(message, context)
-            reply.metadata.__dict__["_src_node_id"] = node
-            if message.metadata.message_type == "train":
-                reply = self.spoil(reply, message.content["config"]["round"], node)
-            if reply is not None:
-                self.waiting.append((numbers[-1], reply))
-        return numbers
-
-    def pull_messages(self, numbers):
-        wanted = set(numbers)
-        ready = [reply for number, reply in self.waiting if number in wanted]
-        self.waiting = [item for item in self.waiting if item[0] not in wanted]
-        return ready
-
-    def send_and_receive(self, messages, *, timeout=None):
-        return self.pull_messages(self.push_messages(messages))
-
-
-class Watcher:
-    def __init__(self):
-        self.rounds, self.end = [], None
-
-    def run_started(self, federation, plan, folder):
-        pass
-
-    def round_finished(self, record):
-        self.rounds.append(record)
-
-    def run_finished(self, end):
-        self.end = end
-
-
-def a_federation(names=("east", "north", "south"), *, privacy="epsilon = 3.0", quorum="", rounds=4, weights=None):
-    roster = "\n".join(f"{name} = {(weights or {}).get(name, 1.0)}" for name in names)
-    return Federation.parse(
-        f"""
-        name = "test"
-        [partners]
-        {roster}
-        [model]
-        input_bits = 64
-        hidden = [8]
-        [training]
-        rounds = {rounds}
-        local_steps = 2
-        [privacy]
-        {privacy}
-        sample_rate = 0.5
-        expected_batch = 40.0
-        [quorum]
-        join_timeout_s = 1.0
-        {quorum}
-        """,
-        source="test",
-    )
-
-
-def run(folder, federation, grid):
-    watcher = Watcher()
-    plan = propose(federation.privacy, federation.training)
-    strategy = DpFedAvg(federation, plan, Checkpoints(folder / "coordinator"), [watcher])
-    result = strategy.start(grid, to_arrays(initial_trunk(federation.model, federation.seed)))
-    return watcher, strategy.checkpoints, from_arrays(result.arrays)
-
-
-def three(folder, **settings):
-    for seed, name in enumerate(("east", "north", "south")):
-        a_partner(folder, name, seed=seed, **settings)
-    return [folder / name / "partner.toml" for name in ("east", "north", "south")]
+from pharma_fl.privacy.second_opinions import epsilon_by_opacus
 
 
 def test_a_whole_run(tmp_path):
@@ -132,10 +39,9 @@ def test_epsilon_reported_is_the_accountants_for_the_steps_taken_and_opacus_agre
         taken = [Charge(0.5, noise, 2 * record.round)]
         assert set(record.epsilon_spent.values()) == {epsilon(taken, 1e-5)}
         assert epsilon(taken, 1e-5) == pytest.approx(epsilon_by_opacus(taken, 1e-5), rel=0.02)
-    ledger = Ledger(tmp_path / "north" / "ledger.sqlite")
-    assert sum(charge.steps for charge in ledger.charges()) == 8
-    assert ledger.epsilon(1e-5) == watcher.rounds[-1].epsilon_spent["north"]
-    assert 2.98 < ledger.epsilon(1e-5) <= 3.0
+    assert sum(charge.steps for charge in ledger_of(tmp_path, "north").charges()) == 8
+    assert spent(tmp_path, "north") == watcher.rounds[-1].epsilon_spent["north"]
+    assert 2.98 < spent(tmp_path, "north") <= 3.0
 
 
 def test_everything_that_is_sent_is_known(tmp_path):
@@ -145,10 +51,12 @@ def test_everything_that_is_sent_is_known(tmp_path):
         if message.metadata.message_type == "train":
             assert set(message.content) == {"arrays", "config"}
             assert set(message.content["arrays"]) == {"input.weight", "input.bias"}
-            assert set(message.content["config"]) == {"run", "round", "seed", "plan", "model", "training"}
+            settings = {"plan", "model", "training"}
+            assert set(message.content["config"]) == {"federation", "run", "round", "seed", "witnesses"} | settings
         else:
             assert message.metadata.message_type == "query.join"
             assert set(message.content) == {"config"}
+            assert set(message.content["config"]) == {"federation", "plan"}
 
 
 def test_the_model_is_the_weighted_mean_of_the_changes(tmp_path):
@@ -170,7 +78,6 @@ def test_the_model_is_the_weighted_mean_of_the_changes(tmp_path):
 def test_federating_without_noise_is_one_process_over_all_rows(tmp_path):
     """Full batches, one step a round, no clip: five rounds equal five steps on the union of the partners' rows."""
     from pharma_fl.clients.records import open_records, training_folds
-    from pharma_fl.config import Partner
     from pharma_fl.model.fit import new_network
     from pharma_fl.model.losses import network_losses
     from pharma_fl.model.network import trunk_of
@@ -237,7 +144,7 @@ def test_a_partner_whose_budget_is_spent_ends_the_run_with_the_last_model(tmp_pa
     assert checkpoints.latest().name == f"round-{watcher.end.rounds:04d}"
     stored, _ = load_weights(checkpoints.latest() / "trunk.safetensors")
     assert all(torch.equal(stored[name], value) for name, value in trunk.items())
-    assert Ledger(tmp_path / "poor" / "ledger.sqlite").epsilon(1e-5) <= 1.6
+    assert spent(tmp_path, "poor") <= 1.6
 
 
 def test_with_a_smaller_quorum_the_run_goes_on_without_it(tmp_path):
@@ -259,7 +166,7 @@ def test_a_policy_that_refuses_keeps_the_run_from_starting(tmp_path):
     assert (watcher.end.status, watcher.end.rounds) == ("stopped", 0)
     assert watcher.end.refused == {"strict": "PFL-P20"}
     assert checkpoints.latest().name == "round-0000"
-    assert not (tmp_path / "north" / "ledger.sqlite").exists() or not Ledger(tmp_path / "north/ledger.sqlite").entries()
+    assert not ledger_of(tmp_path, "north").entries()
 
 
 def test_a_node_that_is_not_on_the_list_takes_no_part(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import PROJECT
 from tests.partners import a_partner
 
+from pharma_fl.config import Partner
 from pharma_fl.privacy.ledger import Ledger
 
 BIN = Path(sys.executable).parent
@@ -109,7 +110,8 @@ def test_flwr_run(tmp_path, superlink):
     assert end.exists(), done.stdout + done.stderr + (tmp_path / "superlink.log").read_text()
     assert json.loads(end.read_text())["status"] == "completed"
     for name in ("east", "north"):
-        assert 1.98 < Ledger(tmp_path / "partners" / name / "ledger.sqlite").epsilon(1e-5) <= 2.0
+        partner = Partner.load(tmp_path / "partners" / name / "partner.toml")
+        assert 1.98 < Ledger.of(partner).epsilon(partner.budget) <= 2.0
 
 
 def test_the_bundle_carries_no_code():

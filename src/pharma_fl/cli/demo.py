@@ -67,7 +67,7 @@ def demo(
     console.print(f"Report   {page}\nFigure   {figure}\nNumbers  {out / 'summary.json'}", soft_wrap=True)
     console.print(f"MLflow   {_mlflow_command(out)}", soft_wrap=True)
     console.print(
-        f"Budget   pharma-fl budget {out / 'runs' / runs[1].name / 'partners/north/partner.toml'}", soft_wrap=True
+        f"Budget   pharma-fl budget show {out / 'runs' / runs[1].name / 'partners/north/partner.toml'}", soft_wrap=True
     )
 
 

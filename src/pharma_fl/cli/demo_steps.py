@@ -152,7 +152,7 @@ def budgets(out: Path, runs: Sequence[Run], partners: Sequence[str]) -> list[dic
             listed.append(
                 {
                     "partner": name,
-                    "epsilon_spent": Ledger(partner.path(partner.ledger)).epsilon(partner.budget.delta),
+                    "epsilon_spent": Ledger.of(partner).epsilon(partner.budget),
                     "epsilon_budget": partner.budget.epsilon,
                     "delta": partner.budget.delta,
                     "setting": run.setting,

@@ -9,7 +9,7 @@ import click
 import typer
 
 from pharma_fl import __version__
-from pharma_fl.cli import agree, budget, demo, describe, key, prepare, pretrain, report, simulate
+from pharma_fl.cli import agree, budget, demo, describe, key, prepare, pretrain, report, simulate, statistics
 from pharma_fl.cli.output import fail
 from pharma_fl.errors import PharmaFlError
 
@@ -26,9 +26,10 @@ app.command()(key.key)
 app.command()(prepare.prepare)
 app.command()(describe.describe)
 app.command()(agree.agree)
+app.command()(statistics.statistics)
 app.command()(pretrain.pretrain)
 app.command()(simulate.simulate)
-app.command()(budget.budget)
+app.add_typer(budget.app, name="budget")
 app.command()(report.report)
 
 

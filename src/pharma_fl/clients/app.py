@@ -9,10 +9,19 @@ from flwr.clientapp import ClientApp
 
 from pharma_fl import __version__
 from pharma_fl.clients.audit import write_audit
+from pharma_fl.clients.evaluate import evaluate_round
 from pharma_fl.clients.train import train_round
 from pharma_fl.config import Partner, partner_file
 from pharma_fl.errors import PolicyViolation
-from pharma_fl.messages.wire import CONFIG, plan_of, read_round_request, refusal, round_reply
+from pharma_fl.messages.wire import (
+    CONFIG,
+    metrics_reply,
+    read_join_request,
+    read_metrics_request,
+    read_round_request,
+    refusal,
+    round_reply,
+)
 from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.privacy.policy import check_policy
 
@@ -31,8 +40,18 @@ def train(message: Message, context: Context) -> Message:
     return _answer(message, context, lambda partner: _train(partner, message.content))
 
 
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Release noised metrics of one round."""
+    return _answer(message, context, lambda partner: _evaluate(partner, message.content))
+
+
 def _train(partner: Partner, content: RecordDict) -> RecordDict:
     return round_reply(train_round(partner, read_round_request(content)))
+
+
+def _evaluate(partner: Partner, content: RecordDict) -> RecordDict:
+    return metrics_reply(evaluate_round(partner, read_metrics_request(content)))
 
 
 def _answer(message: Message, context: Context, act: Callable[[Partner], RecordDict]) -> Message:
@@ -58,12 +77,15 @@ def _audited(partner: Partner, message: Message, act: Callable[[Partner], Record
 
 def _join(partner: Partner, content: RecordDict) -> RecordDict:
     answer = ConfigRecord({"status": "joined", "partner": partner.name, "version": __version__})
-    plan = plan_of(content)
+    federation, plan = read_join_request(content)
+    ledger = Ledger.of(partner)
+    # A bare hash, so that the coordinator can notice a ledger that went back.
+    answer["ledger"] = ledger.head
     try:
-        check_policy(plan, partner.policy)
+        check_policy(plan, partner.policy, partner.budget, federation=federation)
     except PolicyViolation as error:
         answer.update(refusal(error).config_records[CONFIG])
         return RecordDict({CONFIG: answer})
     if partner.policy.report_budget:
-        answer["affordable_rounds"] = Ledger(partner.path(partner.ledger)).affordable_rounds(plan, partner.budget)
+        answer["affordable_rounds"] = ledger.affordable_rounds(plan, partner.budget)
     return RecordDict({CONFIG: answer})

@@ -36,6 +36,8 @@ class PrivateState:
         Where an adaptive clip stands; it follows from noised counts alone.
     reply : dict
         The trunk's noised change that was answered, by parameter name.
+    ledger : str
+        Hash of the ledger's last entry after the charge of the round: a ledger without it went back.
     """
 
     run: str
@@ -44,6 +46,7 @@ class PrivateState:
     agreement: str
     heads: dict[str, Tensor]
     reply: dict[str, Tensor]
+    ledger: str
     clipping_norm: float | None = None
 
     def save(self, folder: Path) -> None:
@@ -51,7 +54,13 @@ class PrivateState:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         tensors = {f"heads/{k}": v for k, v in self.heads.items()}
         tensors |= {f"reply/{k}": v for k, v in self.reply.items()}
-        facts = {"run": self.run, "round": str(self.round), "request": self.request, "agreement": self.agreement}
+        facts = {
+            "run": self.run,
+            "round": str(self.round),
+            "request": self.request,
+            "agreement": self.agreement,
+            "ledger": self.ledger,
+        }
         if self.clipping_norm is not None:
             facts["clipping_norm"] = repr(self.clipping_norm)
         save_weights(folder / _FILE, tensors, facts)
@@ -73,5 +82,6 @@ class PrivateState:
             agreement=metadata["agreement"],
             heads=part("heads/"),
             reply=part("reply/"),
+            ledger=metadata["ledger"],
             clipping_norm=float(metadata["clipping_norm"]) if "clipping_norm" in metadata else None,
         )

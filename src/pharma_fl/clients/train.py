@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from pharma_fl.clients.cohorts import dated, of_cohorts
 from pharma_fl.clients.records import open_records, training_folds
 from pharma_fl.clients.start import start_network
 from pharma_fl.clients.state import PrivateState
@@ -24,6 +25,7 @@ from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.privacy.noise import NoiseSource, SystemNoise
 from pharma_fl.privacy.policy import check_policy
 from pharma_fl.privacy.row_independence import block_rows
+from pharma_fl.privacy.spend import Spend
 
 
 def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource | None = None) -> RoundReply:
@@ -47,11 +49,23 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
     PolicyViolation, BudgetExceeded, PrivacyError, FederationError, ModelError, DataError
         The round is refused and nothing leaves.
     """
-    check_policy(request.plan, partner.policy)
-    ledger = Ledger(partner.path(partner.ledger))
+    check_policy(request.plan, partner.policy, partner.budget, federation=request.federation)
+    if request.plan.noise_mode == "shared":
+        raise PrivacyError(
+            "PFL-P05",
+            'The plan shares the noise (privacy.noise_mode = "shared"), which protects only what a secure sum opens, '
+            'and this round would send this partner\'s own part. Ask for noise_mode = "local".',
+        )
+    ledger = Ledger.of(partner)
+    # Whoever asks for the same round meanwhile waits, and then gets the stored reply.
+    with ledger.held():
+        return _round(partner, request, ledger, noise)
+
+
+def _round(partner: Partner, request: RoundRequest, ledger: Ledger, noise: NoiseSource | None) -> RoundReply:
     state = PrivateState.load(partner.path(partner.state))
-    if state is not None:
-        ledger.check_knows(run=state.run, round_number=state.round)
+    witnesses = [*request.witnesses, *([state.ledger] if state else [])]
+    ledger.check_witnesses(*witnesses)
     if state is None or state.run != request.run:
         ledger.check_new(run=request.run)
         state = None
@@ -77,21 +91,30 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
             "them in tables.assays if the table is a long one, and prepare again; where matrices were imported, "
             "docs/data.md says when --public-tasks is right.",
         )
+    if partner.budget.cohorts:
+        dated(records)
     network = start_network(partner, request.model, records, request.seed)
     check_shapes(trunk_of(network), request.trunk, place="The coordinator's trunk")
     load_trunk(network, request.trunk)
     if state is not None:
         check_shapes(network.heads.state_dict(), state.heads, place="The partner's stored heads")
         network.heads.load_state_dict(state.heads)
-    mechanism, device = _mechanism(partner, request, network, records, state, noise or SystemNoise())
-
-    ledger.reserve(run=request.run, round_number=request.round, plan=request.plan, budget=partner.budget)
+    noise = noise or SystemNoise(secure=partner.compute.secure_noise)
+    mechanism, device = _mechanism(partner, request, network, records, state, noise)
+    spend = Spend.of_round(
+        request.plan,
+        federation=request.federation,
+        run=request.run,
+        round_number=request.round,
+        generator=_generator(partner, device),
+    )
+    cohorts = ledger.reserve(spend, budget=partner.budget, policy=partner.policy, witnesses=witnesses)
     try:
         # Only now: whether the records fit as well depends on them, and a refusal before the charge would tell it.
-        source = on_device(records, device)
+        source = on_device(of_cohorts(records, cohorts), device)
         for _ in range(request.plan.steps_per_round):
             mechanism.step(source)
-        new_state = _new_state(request, network, mechanism)
+        new_state = _new_state(request, network, mechanism, ledger.head)
         new_state.save(partner.path(partner.state))
     except Exception as error:
         # From here on the sample is drawn, so a code for each cause would tell about it.
@@ -101,6 +124,12 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
             " It stays charged and is not repeated; mend the cause, and the next round can go on.",
         ) from error
     return _stored_reply(partner, request, ledger, new_state)
+
+
+def _generator(partner: Partner, device: torch.device) -> str:
+    if device.type == "cpu":
+        return "aes-128-ctr"
+    return "chacha20" if partner.compute.secure_noise else "philox"
 
 
 def _mechanism(
@@ -149,7 +178,9 @@ def _mechanism(
     return mechanism, device
 
 
-def _new_state(request: RoundRequest, network: SparseMultitaskNetwork, mechanism: DpSgd) -> PrivateState:
+def _new_state(
+    request: RoundRequest, network: SparseMultitaskNetwork, mechanism: DpSgd, ledger_head: str
+) -> PrivateState:
     after = trunk_of(network)
     return PrivateState(
         run=request.run,
@@ -158,6 +189,7 @@ def _new_state(request: RoundRequest, network: SparseMultitaskNetwork, mechanism
         agreement=request.agreement,
         heads=network.heads.state_dict(),
         reply={name: after[name] - value for name, value in request.trunk.items()},
+        ledger=ledger_head,
         clipping_norm=mechanism.clip.norm if mechanism.clip.mode == "adaptive" else None,
     )
 
@@ -169,9 +201,9 @@ def _stored_reply(partner: Partner, request: RoundRequest, ledger: Ledger, state
             f"Round {request.round} was asked for with other content or out of order; round {state.round} of this run "
             "is done. Only the very same request gets the stored reply.",
         )
-    ledger.release(run=request.run, round_number=request.round, plan=request.plan, reply=digest(state.reply, "reply"))
+    ledger.release("train", request.run, request.round, digest(state.reply, "reply"))
     spent = left = None
     if partner.policy.report_budget and request.plan.protected:
-        spent = ledger.epsilon(partner.budget.delta)
+        spent = ledger.epsilon(partner.budget)
         left = max(0.0, partner.budget.epsilon - spent)
     return RoundReply(change=state.reply, epsilon_spent=spent, epsilon_left=left)

@@ -11,6 +11,7 @@ from pharma_fl.config.base import Settings
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 ClipMode = Literal["flat", "groups", "automatic", "adaptive"]
+Unit = Literal["compound", "series"]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 LearningRate = Annotated[float, Field(gt=0, le=1e6)]
 # Bounds within which float32 computes the clip and the accountant its epsilon; far beyond any useful value.
@@ -119,6 +120,16 @@ class PrivacySettings(Settings):
     clip_count_noise: Annotated[float | None, Field(gt=0)] = None
     """Under ``adaptive``, standard deviation of the noise on the count of records within the norm; left out, a
     twentieth of expected_batch, but at least twice the noise multiplier."""
+    unit: Unit = "compound"
+    """What is sampled, clipped and protected as one: a compound, or a series (all compounds of one scaffold family)."""
+    max_series_size: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Most compounds of a sampled series that take part in a step; of larger ones some are drawn."""
+    noise_mode: Literal["local", "shared"] = "local"
+    """``local``: each partner adds the whole noise. ``shared``: each adds a share, and only a secure sum is opened."""
+    tolerated_colluders: Annotated[int, Field(ge=0)] = 1
+    """Under ``shared``, partners that may tell the coordinator their shares without breaking the guarantee."""
+    tolerated_losses: Annotated[int, Field(ge=0)] = 0
+    """Under ``shared``, partners whose shares may be missing from a sum."""
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -147,6 +158,20 @@ class QuorumSettings(Settings):
     round_timeout_s: Annotated[float, Field(gt=0)] = 600.0
 
 
+class EvaluationSettings(Settings):
+    """Noised metrics on the partners' validation folds. Each partner that answers is charged for them."""
+
+    every: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Rounds from one request to the next; 0 asks for none."""
+    noise_multiplier: Annotated[float, Field(ge=0.1, le=1e6)] = 10.0
+    """Standard deviation of the noise on each count, over clipping_norm."""
+    clipping_norm: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.0
+    """Largest norm of what one compound adds to all counts together; a label alone adds 1."""
+    bins: Annotated[int, Field(ge=2, le=100)] = 20
+    """Bins of equal width between predicted probability 0 and 1. Fewer have less noise together, and tell less of how
+    predictions that are close to each other are ranked."""
+
+
 class TrackingSettings(Settings):
     """Where the coordinator's MLflow run goes. Best effort: it never fails or delays a round."""
 
@@ -170,10 +195,13 @@ class Federation(Settings):
     """The coordinator's copy of the public checkpoint that model.pretrained names, relative to federation.toml."""
     output: str = "coordinator"
     """Folder of checkpoints and round records, relative to federation.toml."""
+    ledger_heads: str = "ledger-heads.json"
+    """File that keeps, from run to run, a bare hash of each partner's ledger, relative to federation.toml."""
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     privacy: PrivacySettings
     quorum: QuorumSettings = QuorumSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="after")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from datetime import date
 from pathlib import Path, PurePath
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
 from pharma_fl.config.base import Settings
-from pharma_fl.config.federation import Name, Probability
+from pharma_fl.config.federation import MOST_STEPS, Name, Probability, Unit
 from pharma_fl.config.preparation import FingerprintSettings, FoldSettings, StructureSettings
 from pharma_fl.config.tables import TableSettings, TunerTables
 
@@ -28,15 +29,49 @@ class ComputeSettings(Settings):
     """``auto``: the GPU where there is exactly one, else the CPU."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products on a GPU; norms and sums stay float32 or better."""
+    secure_noise: bool = True
+    """On a GPU: noise from ChaCha20, or faster from Philox, which is no cipher, seeded anew for each draw."""
     physical_batch: Annotated[int | None, Field(ge=1, le=1_048_576)] = None
     """Records in memory at a time; left out, as many as a sample rarely exceeds."""
 
 
-class BudgetSettings(Settings):
-    """What the partner is ready to spend on its data, over all runs."""
+Epsilon = Annotated[float, Field(gt=0)]
 
-    epsilon: Annotated[float, Field(gt=0)]
+
+class BudgetSettings(Settings):
+    """What the partner is ready to spend on its data, over all runs, against each run's strongest adversary."""
+
+    epsilon: Epsilon
+    """For the ledger's whole life."""
     delta: Probability = 1e-5
+    epsilon_per_year: Epsilon | None = None
+    """For any 365 days."""
+    epsilon_per_run: Epsilon | None = None
+    epsilon_for_metrics: Epsilon | None = None
+    """What noised metrics and statistics may take of all that; left out, nothing."""
+    unit: Unit = "compound"
+    """What the budget protects as one: a compound, or a series (all compounds of one scaffold family)."""
+    series_size: Annotated[int | None, Field(ge=1, le=1024)] = None
+    """With ``unit = "series"``, the most compounds of one family; runs that sampled compounds are priced for so many."""
+    cohorts: tuple[date, ...] = ()
+    """Ascending days that part the compounds by their date: each part has spent only since it is there."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.unit == "series") != (self.series_size is not None):
+            raise ValueError('expected series_size with unit = "series", and only there')
+        if self.unit == "series" and self.cohorts:
+            raise ValueError(
+                "cohorts part single compounds, and a series may have some of each: remove cohorts or unit"
+            )
+        if list(self.cohorts) != sorted(set(self.cohorts)):
+            raise ValueError("expected cohorts to ascend")
+        return self
+
+    @property
+    def members(self) -> int:
+        """How many compounds are priced together."""
+        return self.series_size or 1
 
 
 class PolicySettings(Settings):
@@ -45,6 +80,15 @@ class PolicySettings(Settings):
     min_noise_multiplier: Annotated[float, Field(gt=0)] = 0.5
     max_sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_clipping_norm: Annotated[float, Field(gt=0)] = 100.0
+    max_steps_per_run: Annotated[int, Field(ge=1)] = MOST_STEPS
+    max_rounds_per_day: Annotated[int | None, Field(ge=1)] = None
+    """Charged rounds in any 24 hours, over all runs; left out, no limit."""
+    federations: tuple[Name, ...] | None = None
+    """Names of the federations to take part in; left out, any that reaches this partner."""
+    actions: tuple[Literal["train", "metrics"], ...] = ("train",)
+    """What a coordinator may ask for: rounds of training, and noised metrics on held-out compounds."""
+    min_metrics_noise_multiplier: Annotated[float, Field(gt=0)] = 10.0
+    """Least noise of metrics, over their sensitivity."""
     report_budget: bool = False
     """Tell the coordinator epsilon spent and left over all runs, and how many rounds of a plan that pays for.
     These follow from public charges, but show that the partner takes part in other runs too."""
@@ -69,6 +113,8 @@ class Partner(Settings):
     """Structures that were worked out before, so that they are not worked out again."""
     state: str = "state"
     ledger: str = "ledger.sqlite"
+    signing_key: str = "ledger.key"
+    """The key that signs the ledger; made with it. Keep a copy apart from the ledger's."""
     audit_log: str = "audit.jsonl"
     model: str = "model"
     pretrained: str | None = None
@@ -88,6 +134,8 @@ class Partner(Settings):
     def _dated(self) -> Self:
         if self.folds.method == "temporal" and self.tables.date is None:
             raise ValueError("temporal folds need tables.date, the column of each compound's date")
+        if self.budget.cohorts and self.tables.date is None:
+            raise ValueError("budget.cohorts need tables.date, the column of each compound's date")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""From the rows of a structure table to compounds: standardised once, numbered by their id, each with its fold."""
+"""From the rows of a structure table to compounds: standardised once, numbered by id, with fold, family and date."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ class Compounds:
         Compound ids, ascending and distinct.
     folds : int8 array (c,)
         Fold of each.
+    families : int32 array (c,)
+        Number of each one's family (see `folds`); equal families have equal numbers.
+    days : int32 array (c,)
+        Earliest day of each one's rows since 1970-01-01, or `NO_DATE`.
     of_row : int32 array (n,)
         The compound of each row of the table, -1 where it has none.
     reason : int8 array (n,)
@@ -46,6 +50,8 @@ class Compounds:
 
     ids: npt.NDArray[np.bytes_]
     folds: npt.NDArray[np.int8]
+    families: npt.NDArray[np.int32]
+    days: npt.NDArray[np.int32]
     of_row: npt.NDArray[np.int32]
     reason: npt.NDArray[np.int8]
 
@@ -63,7 +69,6 @@ class TemporalFolds:
     """Folds by each compound's earliest date."""
 
     cutoffs: tuple[date, ...]
-    days: npt.NDArray[np.int32]
 
 
 def compounds(
@@ -72,6 +77,7 @@ def compounds(
     cache: StructureCache,
     recipe: Recipe,
     folding: ScaffoldFolds | TemporalFolds,
+    days: npt.NDArray[np.int32],
     *,
     workers: int,
     progress: Progress | None = None,
@@ -87,6 +93,8 @@ def compounds(
         Asked first, and given what is new.
     recipe : Recipe
     folding : ScaffoldFolds or TemporalFolds
+    days : int32 array (n,)
+        Day of each row since 1970-01-01, or `NO_DATE`.
     workers : int
     progress : callable, optional
         Called with how many new structures are done and how many there are.
@@ -112,11 +120,12 @@ def compounds(
     why = np.full(len(smiles), _CODE["not_measured"], dtype=np.int8)
     found = np.where(reason == 0, np.searchsorted(ids, compound), -1).astype(np.int32)
     of_row[measured], why[measured] = found[inverse], reason[inverse]
-    folds, failed = _folds(cache, ids, folding, of_row, lacking)
+    earliest = _earliest(days, of_row, len(ids))
+    folds, families, failed = _folds(cache, ids, folding, earliest, lacking)
     bad = np.flatnonzero(of_row >= 0)[failed[of_row[of_row >= 0]] != 0]
     why[bad] = failed[of_row[bad]]
     of_row[bad] = -1
-    return Compounds(ids, folds, of_row, why)
+    return Compounds(ids, folds, families, earliest, of_row, why)
 
 
 def work_out(
@@ -211,30 +220,38 @@ def _answers(
     return compound, reason
 
 
+def _earliest(days: npt.NDArray[np.int32], of_row: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
+    latest = np.iinfo(np.int32).max
+    earliest = np.full(count, latest, dtype=np.int32)
+    dated = (of_row >= 0) & (days != NO_DATE)
+    np.minimum.at(earliest, of_row[dated], days[dated])
+    return np.where(earliest == latest, NO_DATE, earliest).astype(np.int32)
+
+
 def _folds(
     cache: StructureCache,
     ids: npt.NDArray[np.bytes_],
     folding: ScaffoldFolds | TemporalFolds,
-    of_row: npt.NDArray[np.int32],
+    days: npt.NDArray[np.int32],
     lacking: Mapping[bytes, Reason],
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
-    """Return each compound's fold, and the reason why it has none."""
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int32], npt.NDArray[np.int8]]:
+    """Return each compound's fold, the number of its family, and the reason why it has none."""
     folds, failed = np.zeros(len(ids), dtype=np.int8), np.zeros(len(ids), dtype=np.int8)
+    digests = np.zeros(len(ids), dtype=_ID)
     if lacking:
         failed[:] = [_CODE[lacking[one]] if one in lacking else 0 for one in as_bytes(ids)]
     if isinstance(folding, TemporalFolds):
-        latest = np.iinfo(np.int32).max
-        earliest = np.full(len(ids), latest, dtype=np.int32)
-        dated = (of_row >= 0) & (folding.days != NO_DATE)
-        np.minimum.at(earliest, of_row[dated], folding.days[dated])
-        failed[(earliest == latest) & (failed == 0)] = _CODE["no_date"]
-        return temporal_fold(earliest, folding.cutoffs), failed
+        failed[(days == NO_DATE) & (failed == 0)] = _CODE["no_date"]
+        folds = temporal_fold(days, folding.cutoffs)
     there = np.flatnonzero(failed == 0)
     for piece in pieces(len(there), _PIECE):
         found = cache.families(as_bytes(ids[there[piece]]))
         for number, (family, reason) in zip(there[piece], found, strict=True):
-            if reason is None:
-                folds[number] = fold_of(family, folding.key, folding.count)
-            else:
+            if reason is not None:
                 failed[number] = _CODE[reason]
-    return folds, failed
+                continue
+            # Sixteen bytes each, however long a scaffold's SMILES is.
+            digests[number] = text_key(family)
+            if isinstance(folding, ScaffoldFolds):
+                folds[number] = fold_of(family, folding.key, folding.count)
+    return folds, np.unique(digests, return_inverse=True)[1].astype(np.int32), failed

@@ -28,7 +28,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "too_long": "the SMILES has more than 200 characters for each atom that structures.max_atoms allows",
         "too_many_atoms": "heavy atoms, counter-ions included, reach structures.max_atoms",
         "standardisation_failed": "a step of the standardisation failed, or its result cannot be read back",
-        "scaffold_failed": "no scaffold can be written, so there is no fold",
+        "scaffold_failed": "no scaffold can be written, so there is neither fold nor series",
         "timed_out": "standardising took longer than structures.time_limit_s",
         "crashed": "the process that standardised it died; it is tried again when data are prepared again",
         "no_usable_activity": "the structure is good, but each of its measurements was dropped",
@@ -104,6 +104,7 @@ def _compounds(data: PreparedData) -> dict[str, Any]:
     bits = _lengths(data, "x")
     used = by_column(data.arrays["x_indices"], data.bits)
     targets = _lengths(data, "y_class") + _lengths(data, "y_regr")
+    sizes = None if data.series is None else np.bincount(data.series)
     return {
         "count": data.n_compounds,
         "without_label_or_value": int((targets == 0).sum()),
@@ -111,6 +112,8 @@ def _compounds(data: PreparedData) -> dict[str, Any]:
         "bits_in_use": int((used > 0).sum()),
         "counts_stored": len(data.arrays["x_counts"]) > 0,
         "bits_per_compound": of_counts(bits),
+        "series": None if sizes is None else len(sizes),
+        "compounds_per_series": None if sizes is None else of_counts(sizes),
     }
 
 

@@ -7,7 +7,8 @@ A family is a text that follows from the compound alone; its keyed hash is the f
 - ``lsh`` (year 1): sixteen fixed bits of the ECFP6 fingerprint of 32,000 bits, whatever fingerprint the
   partners train on.
 
-Simm et al., J. Cheminform. 13, 96 (2021) compare such splits. Temporal folds need no family: see `temporal_fold`.
+Simm et al., J. Cheminform. 13, 96 (2021) compare such splits. Temporal folds follow dates alone, see `temporal_fold`;
+their families are scaffolds, which say what a series is.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pharma_fl.data.keys import fold_hash
 from pharma_fl.data.structures import StructureFailure
 
 ACYCLIC = "None"
-"""What is hashed for a molecule without rings: all of them share one fold."""
+"""What is hashed for a molecule without rings: all of them are one family and share one fold."""
 
 _TARGET_RINGS = 3
 _LSH_BITS = (26490, 8094, 25216, 21099, 2487, 2991, 9639, 17984, 24189, 8272, 1787, 31834, 11815, 8648, 27066, 17552)
@@ -114,15 +115,13 @@ def lsh_bits(molecule: Any) -> str:
 
 
 def family(smiles: str, method: str) -> str:
-    """Return the text that decides the fold of a standardised SMILES; empty for temporal folds.
+    """Return the family of a standardised SMILES: sixteen bits for folds by `lsh`, else its scaffold.
 
     Raises
     ------
     StructureFailure
         As `fold_scaffold`.
     """
-    if method == "temporal":
-        return ""
     return lsh_bits(smiles) if method == "lsh" else fold_scaffold(smiles)
 
 

@@ -8,6 +8,10 @@
     y_regr_{indptr,indices,values}.npy    values in the table's units: int64, int32, float32
     y_regr_censor.npy                     int8 for each entry: the true value is -1 below, 0 at, +1 above
     folds.npy                             int8 for each row
+    series.npy                            int32 for each row: number of its scaffold family, from 0, which means nothing
+                                          in another folder; empty where families are not scaffolds
+    days.npy                              int32 for each row: earliest date, in days since 1970-01-01, `cells.NO_DATE`
+                                          where it has none; empty where no column of dates is named
     compounds.csv, tasks.csv              what rows and columns are
 
 failed_*.csv and ambiguous_labels.csv hold what was dropped, and why.
@@ -25,7 +29,7 @@ import numpy as np
 from pharma_fl.data.tasks import Task
 
 FORMAT = "pharma-fl-prepared"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 AGREEMENT = "agreement.json"
 FAILED_STRUCTURES = "failed_structures.csv"
@@ -44,6 +48,8 @@ DTYPES: dict[str, type[np.generic]] = {
     "y_regr_values": np.float32,
     "y_regr_censor": np.int8,
     "folds": np.int8,
+    "series": np.int32,
+    "days": np.int32,
 }
 """Each array and what it holds."""
 
@@ -72,6 +78,8 @@ def lengths(sizes: Mapping[str, int]) -> dict[str, int]:
         "y_regr_values": sizes["regression_values"],
         "y_regr_censor": sizes["regression_values"],
         "folds": rows,
+        "series": sizes["series"],
+        "days": sizes["days"],
     }
 
 

@@ -82,6 +82,16 @@ class PreparedData:
         """Number of rows: compounds, which are the unit of privacy."""
         return len(self.folds)
 
+    @property
+    def series(self) -> npt.NDArray[np.int32] | None:
+        """Number of each compound's scaffold family, int32 (n,), or None where it is not known."""
+        return self.arrays["series"] if len(self.arrays["series"]) else None
+
+    @property
+    def days(self) -> npt.NDArray[np.int32] | None:
+        """Earliest date of each compound, int32 (n,) days since 1970-01-01, or None where there are no dates."""
+        return self.arrays["days"] if len(self.arrays["days"]) else None
+
     @cached_property
     def tasks(self) -> tuple[Task, ...]:
         """Classification tasks by column, then regression tasks by column.

@@ -34,7 +34,7 @@ class Molecule:
     counts : uint16 array (k,)
         How often each bit occurs.
     family : str
-        What decides the fold; see `folds`.
+        A scaffold, or LSH bits; see `folds`.
     reason : str or None
         Why the structure cannot be used.
     """
@@ -59,7 +59,8 @@ class Recipe:
         settings: dict[str, dict[str, Any]] = {
             "structure": self.structures.model_dump(exclude={"time_limit_s"}),
             "fingerprint": self.fingerprint.model_dump(exclude={"counts"}),
-            "family": {"method": self.fold_method},
+            # Temporal folds have the families of scaffold folds.
+            "family": {"method": "lsh" if self.fold_method == "lsh" else "scaffold"},
         }
         return {
             step: hashlib.sha256(

@@ -10,6 +10,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,12 @@ def prepare(partner: Partner, *, workers: int = 1, progress: Progress | None = N
         probe = _probe(cache, recipe, keys, partner, workers)
         measured = _measured(tables)
         folding = (
-            TemporalFolds(partner.folds.cutoffs, tables.structures["day"])
+            TemporalFolds(partner.folds.cutoffs)
             if partner.folds.method == "temporal"
             else ScaffoldFolds(keys.folds, partner.folds.count)
         )
-        smiles = tables.structures.texts["smiles"]
-        known = compounds(smiles, measured, cache, recipe, folding, workers=workers, progress=progress)
+        smiles, days = tables.structures.texts["smiles"], tables.structures["day"]
+        known = compounds(smiles, measured, cache, recipe, folding, days, workers=workers, progress=progress)
         with replacement(folder) as part:
             values = aggregated(tables, known.of_row, rules, spool, part / FAILED_ACTIVITIES)
             row = _rows(known, values.columns["record"])
@@ -132,13 +133,20 @@ def prepare(partner: Partner, *, workers: int = 1, progress: Progress | None = N
             )
             save_targets(part, target, len(used), spool)
             save_array(part, "folds", known.folds[used])
+            series = np.unique(known.families[used], return_inverse=True)[1]
+            facts = {
+                "series": np.empty(0) if partner.folds.method == "lsh" else series,
+                "days": known.days[used] if partner.tables.date else np.empty(0),
+            }
+            for name, array in facts.items():
+                save_array(part, name, array)
             entries = _save_bits(part, known.ids[used], cache, keys, partner, spool)
             _write_compounds(part / "compounds.csv", tables, known, row, cache)
             _write_failed_structures(part / FAILED_STRUCTURES, tables, reason)
             write_tasks(part / "tasks.csv", target.tasks)
             shared = agreement(partner=partner, keys=keys, rules=rules, catalogue=tables.catalogue, probe=probe)
             (part / AGREEMENT).write_text(json.dumps(shared, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            facts = describe(
+            manifest = describe(
                 partner, keys=keys, tables=tables, reason=reason, values=values, target=target, rules=rules
             )
             sizes = {
@@ -150,8 +158,9 @@ def prepare(partner: Partner, *, workers: int = 1, progress: Progress | None = N
                 "class_labels": len(target.labels),
                 "regression_tasks": sum(task.kind == "regression" for task in target.tasks),
                 "regression_values": len(target.numbers),
+                **{name: len(array) for name, array in facts.items()},
             }
-            return seal(part, facts, sizes)
+            return seal(part, manifest, sizes)
 
 
 def _read(partner: Partner, spool: Path) -> Tables:
@@ -167,6 +176,9 @@ def _probe(
     cache: StructureCache, recipe: Recipe, keys: Keys, partner: Partner, workers: int
 ) -> dict[str, dict[str, str]]:
     outcomes = looked_up([one.smiles for one in probe_molecules()], cache, recipe, workers)
+    if partner.folds.method == "temporal":
+        # Folds follow dates there, and how a partner's series are made concerns nobody else.
+        outcomes = [replace(one, family="") for one in outcomes]
     return probe_results(outcomes, keys, bits=partner.fingerprint.bits, folds=partner.folds.count)
 
 

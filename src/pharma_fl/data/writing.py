@@ -67,6 +67,8 @@ def write_prepared(
     compounds: pd.DataFrame,
     tasks: Sequence[Task],
     manifest: Mapping[str, Any],
+    series: npt.NDArray[np.int32] | None = None,
+    days: npt.NDArray[np.int32] | None = None,
 ) -> dict[str, Any]:
     """Write matrices that are in memory as a prepared folder, whole or not at all (see `replacement`).
 
@@ -85,6 +87,8 @@ def write_prepared(
         Classification tasks by column, then regression tasks by column.
     manifest : mapping
         What else manifest.json says; format, sizes and file hashes are added.
+    series, days : int32 array (n,), optional
+        Scaffold family and earliest date of each row, where they are known; see `layout`.
 
     Returns
     -------
@@ -99,7 +103,15 @@ def write_prepared(
         ``PFL-D08`` the folder holds a file that is not prepared data; see `check_replaceable`.
     """
     check_replaceable(folder)
-    _check_sizes(x=x, y_class=y_class, y_regr=y_regr, y_censor=y_censor, folds=folds, compounds=compounds, tasks=tasks)
+    facts = {name: known for name, known in (("series", series), ("days", days)) if known is not None}
+    _check_sizes(
+        x=x,
+        y_class=y_class,
+        y_regr=y_regr,
+        y_censor=y_censor,
+        rows=[len(folds), len(compounds), *map(len, facts.values())],
+        tasks=tasks,
+    )
     arrays = {
         **{f"{name}_indptr": matrix.indptr for name, matrix in (("x", x), ("y_class", y_class), ("y_regr", y_regr))},
         **{f"{name}_indices": matrix.indices for name, matrix in (("x", x), ("y_class", y_class), ("y_regr", y_regr))},
@@ -108,6 +120,7 @@ def write_prepared(
         "y_regr_values": y_regr.data,
         "y_regr_censor": y_censor.data,
         "folds": folds,
+        **{name: facts.get(name, np.empty(0, dtype=np.int32)) for name in ("series", "days")},
     }
     with replacement(folder) as part:
         for name, array in arrays.items():
@@ -123,6 +136,7 @@ def write_prepared(
             "class_labels": int(y_class.nnz),
             "regression_tasks": y_regr.shape[1],
             "regression_values": int(y_regr.nnz),
+            **{name: len(arrays[name]) for name in ("series", "days")},
         }
         return seal(part, manifest, sizes)
 
@@ -133,13 +147,12 @@ def _check_sizes(
     y_class: csr_array,
     y_regr: csr_array,
     y_censor: csr_array,
-    folds: npt.NDArray[np.int8],
-    compounds: pd.DataFrame,
+    rows: Sequence[int],
     tasks: Sequence[Task],
 ) -> None:
-    rows = {x.shape[0], y_class.shape[0], y_regr.shape[0], len(folds), len(compounds)}
-    if len(rows) != 1:
-        raise ValueError(f"expected as many rows everywhere, got {sorted(rows)}")
+    found = {x.shape[0], y_class.shape[0], y_regr.shape[0], *rows}
+    if len(found) != 1:
+        raise ValueError(f"expected as many rows everywhere, got {sorted(found)}")
     if not in_column_order(tasks, y_class.shape[1], y_regr.shape[1]):
         raise ValueError("expected classification tasks by column, then regression tasks by column")
     if not all(matrix.has_sorted_indices for matrix in (x, y_class, y_regr)):

@@ -18,6 +18,8 @@ class RoundRequest:
 
     Attributes
     ----------
+    federation : str
+        Name of the federation.
     run : str
         Identity of the run.
     round : int
@@ -28,8 +30,12 @@ class RoundRequest:
         Of the public start of the heads.
     trunk : dict
         Current shared parameters by name.
+    witnesses : tuple of str
+        What the coordinator remembers of this partner's ledger: bare hashes, told at joining. They change nothing of
+        what is asked for.
     """
 
+    federation: str
     run: str
     round: int
     plan: PrivacyPlan
@@ -37,18 +43,19 @@ class RoundRequest:
     training: TrainingSettings
     seed: int
     trunk: dict[str, Tensor]
+    witnesses: tuple[str, ...] = ()
 
     @property
     def agreement(self) -> str:
         """Identifies what stays as it is during the run: plan, model, training and seed."""
         settings = (self.plan.model_dump(), self.model.model_dump(), self.training.model_dump(), self.seed)
-        return digest({}, self.run, *settings)
+        return digest({}, self.federation, self.run, *settings)
 
     @property
     def digest(self) -> str:
         """Identifies the request, so that only the very same one gets a stored reply."""
         settings = (self.plan.model_dump(), self.model.model_dump(), self.training.model_dump(), self.seed)
-        return digest(self.trunk, self.run, self.round, *settings)
+        return digest(self.trunk, self.federation, self.run, self.round, *settings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,28 +1,33 @@
 """What partner and coordinator say to each other, as Flower records.
 
-Each message holds at most three records: ``arrays`` (the trunk or its change), ``metrics`` (public
-numbers) and ``config`` (names, codes and settings). Anything else in a message is refused.
+Each message holds at most three records: ``arrays`` (the trunk, its change, or a noised histogram), ``metrics``
+(public numbers) and ``config`` (names, codes and settings). Anything else in a message is refused.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from pharma_fl.config import ModelSettings, TrainingSettings
+from pharma_fl.config.federation import EvaluationSettings
 from pharma_fl.errors import ConfigError, FederationError, PharmaFlError
+from pharma_fl.messages.metrics import MetricsReply, MetricsRequest
 from pharma_fl.messages.rounds import RoundReply, RoundRequest
 from pharma_fl.privacy.plan import PrivacyPlan
 
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
+HISTOGRAM = "histogram"
+"""Name of the one array of a reply with noised metrics."""
 _RUN = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_HASH = re.compile(r"[0-9a-f]{64}")
 
-T = TypeVar("T", PrivacyPlan, ModelSettings, TrainingSettings)
+T = TypeVar("T", PrivacyPlan, ModelSettings, TrainingSettings, EvaluationSettings)
 
 
 def to_arrays(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -35,15 +40,17 @@ def from_arrays(record: ArrayRecord) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}
 
 
-def join_request(plan: PrivacyPlan) -> RecordDict:
+def join_request(federation: str, plan: PrivacyPlan) -> RecordDict:
     """Ask a node who it is and whether its policy allows the plan."""
-    return RecordDict({CONFIG: ConfigRecord({"plan": plan.model_dump_json()})})
+    return RecordDict({CONFIG: ConfigRecord({"federation": federation, "plan": plan.model_dump_json()})})
 
 
-def plan_of(content: RecordDict) -> PrivacyPlan:
-    """Read the plan of a join request."""
-    _config(content, {"plan"})
-    return _settings(content, "plan", PrivacyPlan)
+def read_join_request(content: RecordDict) -> tuple[str, PrivacyPlan]:
+    """Read federation and plan of a join request."""
+    federation = _config(content, {"federation", "plan"})["federation"]
+    if not isinstance(federation, str) or not _RUN.fullmatch(federation):
+        raise FederationError("PFL-F01", "The join request names the federation wrongly.")
+    return federation, _settings(content, "plan", PrivacyPlan)
 
 
 def round_request(request: RoundRequest) -> RecordDict:
@@ -53,12 +60,14 @@ def round_request(request: RoundRequest) -> RecordDict:
             ARRAYS: to_arrays(request.trunk),
             CONFIG: ConfigRecord(
                 {
+                    "federation": request.federation,
                     "run": request.run,
                     "round": request.round,
                     "seed": request.seed,
                     "plan": request.plan.model_dump_json(),
                     "model": request.model.model_dump_json(),
                     "training": request.training.model_dump_json(),
+                    "witnesses": list(request.witnesses),
                 }
             ),
         }
@@ -73,21 +82,9 @@ def read_round_request(content: RecordDict) -> RoundRequest:
     FederationError
         ``PFL-F01`` a record or key is missing, unknown or of the wrong type.
     """
-    config = _config(content, {"run", "round", "seed", "plan", "model", "training"})
-    if ARRAYS not in content.array_records:
-        raise FederationError("PFL-F01", "The round's message has no arrays. Both sides need the same version.")
-    run, number, seed = config["run"], config["round"], config["seed"]
-    # True is an int to isinstance, and would be another number in the ledger's hash than in its table.
-    if not isinstance(run, str) or type(number) is not int or type(seed) is not int or not _RUN.fullmatch(run):
-        raise FederationError("PFL-F01", "The round's message names run, round or seed wrongly.")
+    facts = _facts(content, {"plan", "training"})
     return RoundRequest(
-        run=run,
-        round=number,
-        seed=seed,
-        plan=_settings(content, "plan", PrivacyPlan),
-        model=_settings(content, "model", ModelSettings),
-        training=_settings(content, "training", TrainingSettings),
-        trunk=from_arrays(content.array_records[ARRAYS]),
+        plan=_settings(content, "plan", PrivacyPlan), training=_settings(content, "training", TrainingSettings), **facts
     )
 
 
@@ -99,12 +96,79 @@ def round_reply(reply: RoundReply) -> RecordDict:
     return content
 
 
+def metrics_request(request: MetricsRequest) -> RecordDict:
+    """Pack a request for noised metrics for one partner."""
+    return RecordDict(
+        {
+            ARRAYS: to_arrays(request.trunk),
+            CONFIG: ConfigRecord(
+                {
+                    "federation": request.federation,
+                    "run": request.run,
+                    "round": request.round,
+                    "seed": request.seed,
+                    "model": request.model.model_dump_json(),
+                    "evaluation": request.evaluation.model_dump_json(),
+                    "witnesses": list(request.witnesses),
+                }
+            ),
+        }
+    )
+
+
+def read_metrics_request(content: RecordDict) -> MetricsRequest:
+    """Unpack and validate a request for noised metrics; errors as `read_round_request`."""
+    facts = _facts(content, {"evaluation"})
+    return MetricsRequest(evaluation=_settings(content, "evaluation", EvaluationSettings), **facts)
+
+
+def metrics_reply(reply: MetricsReply) -> RecordDict:
+    """Pack all that leaves the partner when it is asked for metrics."""
+    return RecordDict({ARRAYS: to_arrays({HISTOGRAM: reply.histogram}), CONFIG: ConfigRecord({"status": "done"})})
+
+
 def refusal(error: BaseException) -> RecordDict:
     """Pack a refusal: a code and a fixed sentence, never the error's own text."""
     code, reason = "PFL-X00", "The partner met an unexpected error; its own audit log says more."
     if isinstance(error, PharmaFlError):
         code, reason = error.code, error.public
     return RecordDict({CONFIG: ConfigRecord({"status": "refused", "code": code, "reason": reason})})
+
+
+class _Facts(TypedDict):
+    """What every request to do something says."""
+
+    federation: str
+    run: str
+    round: int
+    seed: int
+    model: ModelSettings
+    trunk: dict[str, Tensor]
+    witnesses: tuple[str, ...]
+
+
+def _facts(content: RecordDict, more: set[str]) -> _Facts:
+    config = _config(content, {"federation", "run", "round", "seed", "model", "witnesses"} | more)
+    if ARRAYS not in content.array_records:
+        raise FederationError("PFL-F01", "The round's message has no arrays. Both sides need the same version.")
+    federation, run, number, seed = (config[key] for key in ("federation", "run", "round", "seed"))
+    witnesses = config["witnesses"]
+    # True is an int to isinstance.
+    if type(number) is not int or type(seed) is not int:
+        raise FederationError("PFL-F01", "The round's message names round or seed wrongly.")
+    if not all(isinstance(name, str) and _RUN.fullmatch(name) for name in (federation, run)):
+        raise FederationError("PFL-F01", "The round's message names federation or run wrongly.")
+    if not isinstance(witnesses, list) or not all(isinstance(one, str) and _HASH.fullmatch(one) for one in witnesses):
+        raise FederationError("PFL-F01", "The round's message names the ledger's hashes wrongly.")
+    return _Facts(
+        federation=str(federation),
+        run=str(run),
+        round=number,
+        seed=seed,
+        model=_settings(content, "model", ModelSettings),
+        trunk=from_arrays(content.array_records[ARRAYS]),
+        witnesses=tuple(str(one) for one in witnesses),
+    )
 
 
 def _config(content: RecordDict, keys: set[str]) -> ConfigRecord:

@@ -27,6 +27,10 @@ class BatchSource(Protocol):
     def weights(self) -> TaskWeights:
         """Public constants of the tasks."""
 
+    @property
+    def series(self) -> NDArray[np.int32] | None:
+        """Number of each record's series, on the CPU, where samples are drawn."""
+
     def __len__(self) -> int: ...
 
     def batch(self, rows: NDArray[np.int64], size: int | None = None) -> Batch:
@@ -119,7 +123,7 @@ class ResidentRecords:
 
     def __init__(self, records: Records, device: torch.device) -> None:
         whole = records.all().to(device)
-        self.weights = records.weights.to(device)
+        self.weights, self.series = records.weights.to(device), records.series
         self._x, self._classes, self._values = whole.x, whole.classes, whole.values
         self._device = device
 
@@ -147,7 +151,7 @@ class ResidentRecords:
 
 class _Copied:
     def __init__(self, records: Records, device: torch.device) -> None:
-        self.weights = records.weights.to(device)
+        self.weights, self.series = records.weights.to(device), records.series
         self._records, self._device = records, device
 
     def __len__(self) -> int:

@@ -17,6 +17,8 @@ from pharma_fl.model.batches import Cells, SparseRows
 
 _ROWS_AT_ONCE = 512
 """Rows of a weight gradient that are summed before they are written: they stay in the processor's cache."""
+_PAIRS_AT_ONCE = 1 << 14
+"""Pairs of rows that are multiplied at a time: a series has as many as the square of its size."""
 
 with warnings.catch_warnings():
     # PyTorch says once a process that its CSR tensors are beta; said here, it reaches nobody's log.
@@ -137,19 +139,23 @@ def sparse_row_squares(x: SparseRows) -> Tensor:
     return squares.index_add_(0, x.rows, x.values.double().square())
 
 
-def row_products(left: SparseRows, right: SparseRows) -> Tensor:
-    """Return the scalar product of each pair of rows, float64 (b,)."""
-    left, right = coalesced(left), coalesced(right)
-    of_left = left.rows * left.columns + left.indices
-    of_right = right.rows * right.columns + right.indices
-    products = torch.zeros(len(left), dtype=torch.float64, device=left.offsets.device)
-    if not len(of_right):
-        return products
-    places = torch.searchsorted(of_right, of_left).clamp(max=len(of_right) - 1)
-    assert left.values is not None
-    assert right.values is not None
-    factors = torch.where(of_right[places] == of_left, left.values * right.values[places], 0.0)
-    return products.index_add_(0, left.rows, factors)
+def row_products(x: SparseRows, first: Tensor, second: Tensor) -> Tensor:
+    """Return the scalar product of each pair of rows, int64 (p,) each, float64 (p,)."""
+    whole = coalesced(x)
+    products = torch.zeros(len(first), dtype=torch.float64, device=x.offsets.device)
+    for begin in range(0, len(first), _PAIRS_AT_ONCE):
+        pairs = slice(begin, begin + _PAIRS_AT_ONCE)
+        left, right = whole.take(first[pairs]), whole.take(second[pairs])
+        of_left = left.rows * left.columns + left.indices
+        of_right = right.rows * right.columns + right.indices
+        if not len(of_right):
+            continue
+        places = torch.searchsorted(of_right, of_left).clamp(max=len(of_right) - 1)
+        assert left.values is not None
+        assert right.values is not None
+        factors = torch.where(of_right[places] == of_left, left.values * right.values[places], 0.0)
+        products[pairs].index_add_(0, left.rows, factors)
+    return products
 
 
 class _GatherSums(torch.autograd.Function):

@@ -22,7 +22,7 @@ from pharma_fl.model.kernels import (
     scatter_sums,
     sparse_row_squares,
 )
-from pharma_fl.norms import row_squares
+from pharma_fl.norms import pair_products, row_squares
 
 Kernel = Literal["gather", "dense"]
 
@@ -74,8 +74,7 @@ class SparseLinear(nn.Module):
 
     def input_products(self, left: Tensor, right: Tensor, x: SparseRows) -> Tensor:
         """Scalar products of pairs of scaled input rows, int64 (p,) each, as float64 (p,)."""
-        x = self._rounded(x)
-        return row_products(x.take(left), x.take(right)) * self.scale**2
+        return row_products(self._rounded(x), left, right) * self.scale**2
 
     def dense_shapes(self) -> list[tuple[int, int]]:
         """Shapes of the products whose order of summation must not depend on a row's place."""
@@ -162,8 +161,7 @@ class Head(nn.Module):
     def input_products(self, left: Tensor, right: Tensor, features: Tensor, cells: Cells | None = None) -> Tensor:
         """Scalar products of pairs of rows of features, float64 (p,)."""
         del cells
-        rows = features.double()
-        return (rows[left] * rows[right]).sum(1)
+        return pair_products(features, left, right)
 
     def backprop_products(
         self, left: Tensor, right: Tensor, backprops: Tensor, features: Tensor, cells: Cells | None = None
@@ -172,8 +170,7 @@ class Head(nn.Module):
         del features
         if cells is None:
             return self.input_products(left, right, backprops)
-        errors = cell_matrix(cells, backprops, columns=self.out_features)
-        return row_products(errors.take(left), errors.take(right))
+        return row_products(cell_matrix(cells, backprops, columns=self.out_features), left, right)
 
     def gradient_sums(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -61,6 +61,11 @@ class Records:
         Public constants of the tasks.
     binary : bool
         Whether every stored entry of `x` is 1 by construction; a setting, never a look at the data.
+    series : ndarray or None
+        int32 (n,): number of each compound's series; None where it is not known.
+    days : ndarray or None
+        int32 (n,): each compound's date in days since 1970-01-01, `pharma_fl.data.cells.NO_DATE` where it has none;
+        None where no compound has any.
     data_derived_assays : tuple of str
         Assays whose thresholds are taken from the data, which no accounting covers.
 
@@ -76,6 +81,8 @@ class Records:
     censor: sp.csr_array
     weights: TaskWeights
     binary: bool = False
+    series: NDArray[np.int32] | None = None
+    days: NDArray[np.int32] | None = None
     data_derived_assays: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -143,7 +150,21 @@ class Records:
                     dtype=torch.int64,
                 ),
             ),
+            series=None if data.series is None else data.series[rows],
+            days=None if data.days is None else data.days[rows],
             data_derived_assays=data.data_derived_assays,
+        )
+
+    def select(self, rows: NDArray[np.int64]) -> Records:
+        """Return some of the records, int64 (k,), in that order."""
+        return replace(
+            self,
+            x=self.x[rows],
+            classes=self.classes[rows],
+            values=self.values[rows],
+            censor=self.censor[rows],
+            series=None if self.series is None else self.series[rows],
+            days=None if self.days is None else self.days[rows],
         )
 
     def batch(self, rows: NDArray[np.int64], size: int | None = None) -> Batch:
@@ -206,6 +227,7 @@ def _check(records: Records) -> None:
         "censoring": censor,
     }
     wrong = [f"{name}: {problem}" for name, matrix in matrices.items() for problem in _problems(matrix, len(records))]
+    wrong += _wrong_numbers(records)
     if bool((x.data < 0).any()) or (records.binary and not bool((x.data == 1).all())):
         wrong.append("fingerprints: values are negative, or declared binary and not 1")
     if not bool(np.isin(records.classes.data, (0.0, 1.0)).all()):
@@ -229,6 +251,17 @@ def _check(records: Records) -> None:
         raise ModelError(
             "PFL-M08", f"The records cannot be trained on. {'; '.join(wrong)}. Run pharma-fl prepare again."
         )
+
+
+def _wrong_numbers(records: Records) -> list[str]:
+    found = [
+        f"{name}: expected int32 ({len(records)},), got {numbers.dtype} {numbers.shape}"
+        for name, numbers in (("series", records.series), ("days", records.days))
+        if numbers is not None and (numbers.dtype != np.int32 or numbers.shape != (len(records),))
+    ]
+    if records.series is not None and bool((records.series < 0).any()):
+        found.append("series: numbers are negative")
+    return found
 
 
 def _problems(matrix: sp.csr_array, rows: int) -> list[str]:

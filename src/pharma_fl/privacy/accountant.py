@@ -1,178 +1,297 @@
-"""Epsilon of what was charged: privacy-loss distributions decide, Opacus's accountant checks."""
+"""What was charged, priced: privacy-loss distributions decide, Renyi divergences check and stand in."""
 
 from __future__ import annotations
 
 import math
-import warnings
+import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import dp_accounting
-from dp_accounting.pld import pld_privacy_accountant
+import numpy as np
 from dp_accounting.rdp import rdp_privacy_accountant
 
+from pharma_fl.config.federation import Unit
 from pharma_fl.errors import PrivacyError
+from pharma_fl.privacy.dominating_pair import Pair, least_level, privacy_losses
+from pharma_fl.privacy.privacy_loss import MOST_POINTS, PrivacyLoss, compose, window
 
-_NOISE_RANGE = (0.05, 10_000.0)
-_NOISE_TOLERANCE = 1e-4
-# Above this the Renyi bound, which takes a millisecond, is the answer: nobody calls it private, and privacy-loss
-# distributions so wide take gigabytes, which a plan from elsewhere must not be able to ask for.
-_HOPELESS = 200.0
+Adversary = Literal["coordinator", "partners"]
+"""``coordinator``: also everybody who later sees the model. ``partners``: those with the coordinator, as far as
+tolerated, who know their own shares of the noise."""
+
+_ORDERS = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512)
+# What rounding may hide of the divergence of each step, at order 2.
+_RENYI_ROUNDING = 1e-15
+# Less noise than this is priced as none, and more than that as that: both raise the price.
+_LEAST_NOISE, _MOST_NOISE = 1e-3, 1e6
+
+Steps = tuple[tuple[Pair, int], ...]
+UNPROTECTED: Steps = ((Pair(rate=1.0, noise=0.0), 1),)
+_EVERYTHING = PrivacyLoss(level=0, lower=0, probabilities=np.zeros(1), infinite=1.0)
+_NOTHING = PrivacyLoss(level=0, lower=0, probabilities=np.ones(1), infinite=0.0)
 
 
 class Charge(NamedTuple):
     """Some steps of one Poisson-subsampled Gaussian mechanism; all fields are public.
 
-    ``noise_multiplier`` 0 stands for steps without protection.
+    ``noise_multiplier`` 0 stands for steps without protection. `unit` is what was sampled and clipped as one.
     """
 
     sample_rate: float
     noise_multiplier: float
     steps: int
+    unit: Unit = "compound"
 
 
 def merge(charges: Iterable[Charge]) -> tuple[Charge, ...]:
     """Add up the steps of equal mechanisms, in a canonical order.
 
-    >>> merge([Charge(0.1, 2.0, 3), Charge(0.1, 1.0, 1), Charge(0.1, 2.0, 4)])
-    (Charge(sample_rate=0.1, noise_multiplier=1.0, steps=1), Charge(sample_rate=0.1, noise_multiplier=2.0, steps=7))
+    >>> [tuple(c) for c in merge([Charge(0.1, 2.0, 3), Charge(0.1, 1.0, 1), Charge(0.1, 2.0, 4)])]
+    [(0.1, 1.0, 1, 'compound'), (0.1, 2.0, 7, 'compound')]
     """
-    steps: Counter[tuple[float, float]] = Counter()
+    steps: Counter[tuple[float, float, Unit]] = Counter()
     for charge in charges:
-        steps[charge.sample_rate, charge.noise_multiplier] += charge.steps
-    return tuple(Charge(q, sigma, n) for (q, sigma), n in sorted(steps.items()) if n)
+        steps[charge.sample_rate, charge.noise_multiplier, charge.unit] += charge.steps
+    return tuple(Charge(q, sigma, n, unit) for (q, sigma, unit), n in sorted(steps.items()) if n)
 
 
-def epsilon(charges: Iterable[Charge], delta: float) -> float:
+def epsilon(charges: Iterable[Charge], delta: float, *, unit: Unit = "compound", members: int = 1) -> float:
     """Return epsilon of all charges together.
 
     Parameters
     ----------
     charges : iterable of Charge
-        What was run on the same records. Order does not matter.
+        What was run on the same data. Order does not matter.
     delta : float
         In (0, 1).
+    unit : {"compound", "series"}
+        What neighbouring data sets differ by: `members` compounds of one partner, or one whole series.
+    members : int
+        How many compounds; with ``unit = "series"``, the most that a series of the partner has, which charges that
+        sampled compounds need to know.
 
     Returns
     -------
     float
-        An upper bound (discretisation is pessimistic) under adding or removing one record; 0 for an
-        empty history, infinity as soon as one charge has no noise. Where a Renyi bound is already above
-        200 that bound is returned, which is larger still.
-
-    References
-    ----------
-    Koskela, Jaelkoe, Honkela 2020, arXiv 1906.03049; dp-accounting 0.6, ``PLDAccountant``.
-    """
-    return _epsilon(merge(charges), delta)
-
-
-@lru_cache(maxsize=4096)
-def _epsilon(charges: tuple[Charge, ...], delta: float) -> float:
-    if not charges:
-        return 0.0
-    if any(charge.noise_multiplier == 0 for charge in charges):
-        return math.inf
-    coarse = _epsilon_by_rdp(charges, delta)
-    if coarse > _HOPELESS:
-        return coarse
-    accountant = pld_privacy_accountant.PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
-    for charge in charges:
-        accountant.compose(_event(charge), charge.steps)
-    found = float(accountant.get_epsilon(delta))
-    if math.isnan(found):
-        raise PrivacyError("PFL-P06", f"The accountant found no epsilon for {charges} at delta {delta:g}.")
-    return max(0.0, found)
-
-
-def _epsilon_by_rdp(charges: tuple[Charge, ...], delta: float) -> float:
-    accountant = rdp_privacy_accountant.RdpAccountant([2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 128])
-    for charge in charges:
-        accountant.compose(_event(charge), charge.steps)
-    return float(accountant.get_epsilon(delta))
-
-
-def _event(charge: Charge) -> dp_accounting.DpEvent:
-    gaussian = dp_accounting.GaussianDpEvent(charge.noise_multiplier)
-    return gaussian if charge.sample_rate == 1 else dp_accounting.PoissonSampledDpEvent(charge.sample_rate, gaussian)
-
-
-def epsilon_by_opacus(charges: Iterable[Charge], delta: float) -> float:
-    """Return epsilon by Opacus's PRV accountant: a second opinion, never the number of record."""
-    from opacus.accountants import PRVAccountant  # noqa: PLC0415 - Opacus takes seconds to import
-
-    accountant = PRVAccountant()
-    accountant.history = [(c.noise_multiplier, c.sample_rate, c.steps) for c in merge(charges)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return float(accountant.get_epsilon(delta=delta))
-
-
-def affordable_steps(
-    spent: Iterable[Charge], *, sample_rate: float, noise_multiplier: float, budget: float, delta: float, limit: int
-) -> int:
-    """Return how many more steps of a mechanism fit a budget beside what was spent.
-
-    Parameters
-    ----------
-    spent : iterable of Charge
-        The history.
-    sample_rate, noise_multiplier : float
-        The mechanism.
-    budget, delta : float
-        Epsilon that the whole may reach, at `delta`.
-    limit : int
-        Largest answer of interest.
-    """
-    return _affordable(merge(spent), sample_rate, noise_multiplier, budget, delta, limit)
-
-
-@lru_cache(maxsize=256)
-def _affordable(
-    spent: tuple[Charge, ...], sample_rate: float, noise_multiplier: float, budget: float, delta: float, limit: int
-) -> int:
-    def fits(steps: int) -> bool:
-        return epsilon((*spent, Charge(sample_rate, noise_multiplier, steps)), delta) <= budget
-
-    if fits(limit):
-        return limit
-    low, high = 0, limit
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
-@lru_cache(maxsize=64)
-def calibrate_noise(*, target_epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
-    """Return the least noise multiplier (to 1e-4) with which `steps` steps cost at most `target_epsilon`.
+        An upper bound under adding or removing that: the smaller one of two, by privacy-loss distributions on a grid of
+        1e-4 (coarser only where 2**20 points do not reach) and by Renyi divergences. 0 for an empty history,
+        infinity as soon as one charge has no noise.
 
     Raises
     ------
     PrivacyError
-        ``PFL-P03`` no multiplier between 0.05 and 10,000 reaches it.
+        ``PFL-P06`` neither gives a number.
+
+    Notes
+    -----
+    What a charge costs depends on what it sampled (`dominating_pair` proves the pairs):
+
+    =========  ==========  ==========================================================================
+    charge     priced for  each step is at worst
+    =========  ==========  ==========================================================================
+    compound   compounds   a Gaussian shifted by Binomial(`members`, q) clips, against an unshifted one
+    compound   a series    the same
+    series     a series    a Gaussian shifted by Binomial(1, q) clips, against an unshifted one
+    series     compounds   shifted by Binomial(`members`, q) one way, against as much the other way
+    =========  ==========  ==========================================================================
+
+    The last line is dear because one compound less replaces the clipped sum of its series by another one, which may
+    point the other way, and `members` compounds may lie in as many series.
+
+    References
+    ----------
+    Koskela, Jaelkoe, Honkela 2020, arXiv 1906.03049; Zhu, Dong, Wang 2022, arXiv 2106.08567; Mironov, Talwar,
+    Zhang 2019, arXiv 1908.10530; dp-accounting 0.6, ``RdpAccountant``.
     """
+    return _epsilon(priced(charges, unit, members), delta)
 
-    def cost(noise: float) -> float:
-        return epsilon((Charge(sample_rate, noise, steps),), delta)
 
-    low, high = _NOISE_RANGE
-    if cost(high) > target_epsilon:
-        raise PrivacyError(
-            "PFL-P03",
-            f"No noise multiplier up to {high:g} brings {steps} steps at sample_rate {sample_rate:g} to epsilon "
-            f"{target_epsilon:g}. Raise privacy.epsilon, or lower training.rounds or privacy.sample_rate.",
-        )
-    # Privacy-loss distributions of very small noise are huge, so the bracket grows from a useful middle.
-    low = 0.5
-    while low > _NOISE_RANGE[0] and cost(low) <= target_epsilon:
-        low /= 2
-    high = max(1.0, 2 * low)
-    while cost(high) > target_epsilon:
-        low, high = high, 2 * high
-    while high - low > _NOISE_TOLERANCE:
-        middle = (low + high) / 2
-        low, high = (low, middle) if cost(middle) <= target_epsilon else (middle, high)
-    return math.ceil(high / _NOISE_TOLERANCE) * _NOISE_TOLERANCE
+def delta_at(charges: Iterable[Charge], epsilon: float, *, unit: Unit = "compound", members: int = 1) -> float:
+    """Return delta of all charges together at an epsilon: an upper bound, as `epsilon`, whose inverse it is."""
+    steps = priced(charges, unit, members)
+    found = max(loss.delta(epsilon) for loss in _composed(steps))
+    if steps in ((), UNPROTECTED):
+        return found
+    try:
+        return min(found, float(renyi(steps).get_delta(epsilon)))
+    except ValueError:  # dp-accounting's formula ends where a divergence is rounded to 0
+        return found
+
+
+def composed(
+    charges: Iterable[Charge], *, unit: Unit = "compound", members: int = 1
+) -> tuple[PrivacyLoss, PrivacyLoss]:
+    """Return the privacy loss of all charges together: of data with the unit against data without it, and back."""
+    return _composed(priced(charges, unit, members))
+
+
+def priced(charges: Iterable[Charge], unit: Unit, members: int) -> Steps:
+    """Return the dominating pairs of charges and how often each is met, merged and in a canonical order."""
+    if members < 1:
+        raise ValueError(f"expected members >= 1, got {members}")
+    steps: Counter[Pair] = Counter()
+    precision = 0.0
+    for charge in merge(charges):
+        if not charge.noise_multiplier >= _LEAST_NOISE:  # so that NaN is without protection too
+            return UNPROTECTED
+        noise = min(charge.noise_multiplier, _MOST_NOISE)
+        whole = charge.unit == unit == "series"
+        pair = Pair(charge.sample_rate, noise, 1 if whole else members, charge.unit == "series" and not whole)
+        if charge.sample_rate == 1:
+            # Without sampling all is one Gaussian, whose shifts add up.
+            precision += charge.steps * (pair.most_shift / noise) ** 2
+        elif charge.sample_rate > 0:
+            steps[pair] += charge.steps
+    if precision:
+        steps[Pair(1.0, 1 / math.sqrt(precision))] = 1
+    return tuple(sorted(steps.items()))
+
+
+@lru_cache(maxsize=4096)
+def _epsilon(steps: Steps, delta: float) -> float:
+    both = max(loss.epsilon(delta) for loss in _composed(steps)), _epsilon_by_renyi(steps, delta)
+    numbers = [value for value in both if not math.isnan(value)]
+    if not numbers:
+        raise PrivacyError("PFL-P06", f"The accountant found no epsilon for {steps} at delta {delta:g}.")
+    return max(0.0, min(numbers))
+
+
+@lru_cache(maxsize=4096)
+def _epsilon_by_renyi(steps: Steps, delta: float) -> float:
+    if not steps or steps == UNPROTECTED:
+        return math.inf if steps else 0.0
+    return float(renyi(steps).get_epsilon(delta))
+
+
+def renyi(steps: Steps, orders: Sequence[int] = _ORDERS) -> rdp_privacy_accountant.RdpAccountant:
+    """Return dp-accounting's Renyi accountant, told of steps that dominate these.
+
+    A mixture of many shifts is no more than its parts, each with its share of the noise and released on its own.
+    """
+    accountant = rdp_privacy_accountant.RdpAccountant(orders)
+    # A divergence rounded to 0 would be read as "no delta at all", and delta goes with the root of divergences.
+    rounding = _RENYI_ROUNDING * sum(times * pair.most_shift for pair, times in steps)
+    accountant.compose(dp_accounting.GaussianDpEvent(1 / math.sqrt(rounding)))
+    for pair, times in steps:
+        parts = pair.most_shift
+        gaussian = dp_accounting.GaussianDpEvent(pair.noise / math.sqrt(parts))
+        event = gaussian if pair.rate == 1 else dp_accounting.PoissonSampledDpEvent(pair.rate, gaussian)
+        accountant.compose(event, times * parts)
+    return accountant
+
+
+@lru_cache(maxsize=4)
+def _composed(steps: Steps) -> tuple[PrivacyLoss, PrivacyLoss]:
+    if not steps:
+        return _NOTHING, _NOTHING
+    if steps == UNPROTECTED:
+        return _EVERYTHING, _EVERYTHING
+    level = max(least_level(pair) for pair, _ in steps)
+    while True:
+        found = [(*privacy_losses(pair, level), times) for pair, times in steps]
+        directions = [[(forward, times) for forward, _, times in found], [(back, times) for _, back, times in found]]
+        if all(forward is back for forward, back, _ in found):
+            del directions[1]
+        bounds = [window(parts) for parts in directions]
+        widest = max(high - low for low, high in bounds)
+        if widest <= MOST_POINTS:
+            losses = [compose(parts, ends) for parts, ends in zip(directions, bounds, strict=True)]
+            return losses[0], losses[-1]
+        level += math.ceil(math.log2(widest / MOST_POINTS))
+
+
+def affordable_steps(
+    spent: Iterable[Charge],
+    charge: Charge,
+    *,
+    budget: float,
+    delta: float,
+    limit: int,
+    unit: Unit = "compound",
+    members: int = 1,
+) -> int:
+    """Return how many more steps of a charge's mechanism fit a budget beside what was spent.
+
+    What was found is remembered for the mechanism and for whatever else was spent, so that the rounds of a run, which
+    add steps of the one mechanism, ask again without computing.
+
+    Parameters
+    ----------
+    spent : iterable of Charge
+        The history; steps of the same mechanism among it are its own earlier ones.
+    charge : Charge
+        The mechanism; its steps are not read.
+    budget, delta : float
+        Epsilon that the whole may reach, at `delta`.
+    limit : int
+        Largest answer of interest.
+    unit, members
+        As for `epsilon`.
+    """
+    history = merge(spent)
+    same = [past for past in history if past._replace(steps=0) == charge._replace(steps=0)]
+    others = tuple(past for past in history if past not in same)
+    done = sum(past.steps for past in same)
+    total = _total(others, charge._replace(steps=0), budget, delta, unit, members)
+    return max(0, total.most(done + limit) - done)
+
+
+@dataclass
+class _Total:
+    """How many steps of a mechanism are known to fit a budget beside others, and how many not to."""
+
+    others: tuple[Charge, ...]
+    mechanism: Charge
+    budget: float
+    delta: float
+    unit: Unit
+    members: int
+    fit: int = 0
+    exceed: int = sys.maxsize
+    asked: bool = False
+    guesses: int = 0
+
+    def most(self, limit: int) -> int:
+        """Return the largest number of steps up to `limit` that fits; 0 also if not even none does."""
+        if self.fit < limit < self.exceed:
+            # Whoever asks for more and more, as rounds pass, pays for few answers if each looks further ahead.
+            if self._fits(limit) and self.asked:
+                self._fits(2 * limit)
+            self.asked = True
+            while self.exceed < sys.maxsize and self.exceed - self.fit > 1:
+                self._fits(self._guess())
+        return min(limit, self.fit)
+
+    def _steps(self, steps: int) -> Steps:
+        return priced((*self.others, self.mechanism._replace(steps=steps)), self.unit, self.members)
+
+    def _fits(self, steps: int) -> bool:
+        # One upper bound within the budget is enough, and Renyi's takes a fraction of the time.
+        fits = any(bound(self._steps(steps), self.delta) <= self.budget for bound in (_epsilon_by_renyi, _epsilon))
+        if fits:
+            self.fit = max(self.fit, steps)
+        else:
+            self.exceed = min(self.exceed, steps)
+        return fits
+
+    def _guess(self) -> int:
+        """Return where the square of epsilon, which is about linear in the steps, would be the budget's."""
+        self.guesses += 1
+        if self.exceed > 16 * (self.fit + 1):
+            return math.isqrt((self.fit + 1) * self.exceed)
+        below, above = (_epsilon(self._steps(steps), self.delta) for steps in (self.fit, self.exceed))
+        share = (self.budget**2 - below**2) / (above**2 - below**2) if below < above < math.inf else 0.5
+        if self.guesses % 3 == 0 or not 0 <= share <= 1:
+            share = 0.5
+        return min(max(self.fit + math.floor(share * (self.exceed - self.fit)), self.fit + 1), self.exceed - 1)
+
+
+@lru_cache(maxsize=256)
+def _total(
+    others: tuple[Charge, ...], mechanism: Charge, budget: float, delta: float, unit: Unit, members: int
+) -> _Total:
+    return _Total(others, mechanism, budget, delta, unit, members)

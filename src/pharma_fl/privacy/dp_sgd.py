@@ -17,17 +17,24 @@ from torch import Tensor, nn
 from pharma_fl.errors import PrivacyError
 from pharma_fl.privacy.clip import Clip
 from pharma_fl.privacy.clipping import ClippedSums, clipped_gradients
-from pharma_fl.privacy.noise import NoiseSource, poisson_sample
+from pharma_fl.privacy.noise import NoiseSource
 from pharma_fl.privacy.plan import PrivacyPlan
 from pharma_fl.privacy.row_independence import GRANULE, block_rows, independent_rows
+from pharma_fl.privacy.sampling import Sample
 
 _LOG = logging.getLogger(__name__)
-_BFLOAT16_MARGIN = 0.99
-"""Each factor of a product in bfloat16 is rounded by at most 2^-8 of itself, so both by less than one percent."""
+_BLANK = -1
+"""The series of blank rows."""
+_BFLOAT16_MARGIN = {"compound": 0.99, "series": 0.92}
+"""Each factor of a product in bfloat16 is rounded by at most 2^-8 of itself, so both by less than one percent, and the
+products of a series, which together may be ten times as long as their sum counts, by less than eight."""
 
 
 class Records(Protocol):
-    """Something that has records and can gather some of them."""
+    """Something that has records and can gather some of them.
+
+    Where the plan's unit is a series it has ``series`` too: int32 (n,), the series of each record.
+    """
 
     def __len__(self) -> int: ...
 
@@ -48,6 +55,7 @@ class Engine(Protocol):
         masks: NoiseSource | None,
         into: Mapping[str, Tensor] | None,
         add: bool,
+        series: Tensor | None,
     ) -> ClippedSums:
         """Put the clipped sums of one block into `into`."""
 
@@ -101,6 +109,9 @@ class DpSgd:
     Every step covers all trained parameters of the network, and the optimizer must hold them all: a head trained
     without noise would carry its data into the next trunk update. What is frozen must stay as it is.
 
+    Where the plan's unit is a series, whole series are sampled and clipped, and no series lies in two blocks: each part
+    would be clipped by itself, and one series count twice.
+
     Parameters
     ----------
     plan : PrivacyPlan
@@ -119,16 +130,18 @@ class DpSgd:
     clip : Clip, optional
         Where an adaptive clip stands after earlier steps of the run; left out, the plan's start.
     physical_batch : int, optional
-        Rows that are in memory at a time; left out, as many as a sample rarely exceeds. Noise is drawn once a step.
+        Rows that are in memory at a time; left out, as many as a sample of compounds rarely exceeds. Noise is drawn
+        once a step.
     precision : {"float32", "bfloat16"}
-        Of products. In bfloat16 norms and sums stay float32 or better, and the clip is 1 % lower than the plan's.
+        Of products. In bfloat16 norms and sums stay float32 or better, and the clip is 1 % lower than the plan's, or
+        8 % where the unit is a series.
     engine : callable
         What computes the clipped sums; others than the default are for comparison.
 
     Raises
     ------
     PrivacyError
-        ``PFL-P01`` Opacus's validator refuses the network.
+        ``PFL-P01`` Opacus's validator refuses the network; ``PFL-P08`` a block does not hold the largest series.
     """
 
     def __init__(
@@ -157,8 +170,12 @@ class DpSgd:
         self.optimizer = NoisedOptimizer(optimizer, plan=plan, noise=noise)
         self.steps_taken = 0
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        wanted = physical_batch or block_rows(plan.expected_batch)
+        self._least_rows = plan.max_series_size if plan.unit == "series" else 1
+        # How many compounds a sampled series has on average follows from the data, so the block does not ask.
+        wanted = physical_batch or max(block_rows(plan.expected_batch), _in_granules(self._least_rows))
         self.physical_batch = independent_rows(network, wanted, dtype=self._dtype)
+        if self.physical_batch < self._least_rows:
+            raise _too_small(self.physical_batch, self._least_rows)
         self._network, self._record_losses, self._noise = network, record_losses, noise
         self._placebo, self._precision, self._engine = placebo, precision, engine
         self._sums = {name: torch.empty_like(value) for name, value in trained.items()}
@@ -171,16 +188,17 @@ class DpSgd:
         PrivacyError
             ``PFL-P07`` a block does not fit into memory. Nothing was changed, and the step is not tried in smaller
             blocks: one compound more would then decide how all others are rounded. `rehearse` comes first.
+            ``PFL-P08`` the plan's unit is a series, and the records do not say which series each is of.
         """
         # Factors rounded to fewer bits would exceed the clip, and some containers ask for that.
         torch.set_float32_matmul_precision("highest")
-        rows = poisson_sample(self._noise, records=len(records), sample_rate=self.plan.sample_rate)
+        sample = self.plan.sample(self._noise, len(records), getattr(records, "series", None))
         try:
-            below = self._over_blocks(records, rows)
+            below = self._over_blocks(records, sample)
         except torch.OutOfMemoryError as error:
             raise _too_large(self.physical_batch) from error
-        # A record counts as plus or minus one half, so that one more or less moves the count by one half.
-        count = 0.0 if self._placebo else below - len(rows) / 2
+        # A unit counts as plus or minus one half, so that one more or less moves the count by one half.
+        count = 0.0 if self._placebo else below - sample.units / 2
         multipliers = self.plan.multipliers
         for name, parameter in self._network.named_parameters():
             if name in self._sums:
@@ -207,46 +225,72 @@ class DpSgd:
         Raises
         ------
         PrivacyError
-            ``PFL-P07`` the smallest block does not fit.
+            ``PFL-P07`` the smallest block does not fit; ``PFL-P08`` one that fits does not hold the largest series.
         """
         while True:
+            rows = self.physical_batch
+            # As many pairs of rows as there can be.
+            series = np.arange(rows) // self._least_rows if self.plan.unit == "series" else None
             try:
-                self._sum_block(lambda: make(self.physical_batch), self.plan.first_clip, records=self.physical_batch)
+                self._sum_block(lambda rows=rows: make(rows), self.plan.first_clip, records=rows, series=series)  # type: ignore[misc]
             except torch.OutOfMemoryError as error:
-                if self.physical_batch <= GRANULE:
-                    raise _too_large(self.physical_batch) from error
+                if rows <= GRANULE:
+                    raise _too_large(rows) from error
             else:
                 return
             # Outside of the handler, whose traceback holds on to what did not fit.
             torch.cuda.empty_cache()
-            self.physical_batch = independent_rows(self._network, self.physical_batch // 2, dtype=self._dtype)
+            self.physical_batch = independent_rows(self._network, rows // 2, dtype=self._dtype)
+            if self.physical_batch < self._least_rows:
+                raise _too_small(self.physical_batch, self._least_rows)
             _LOG.warning("Out of memory: going on with physical batches of %d records.", self.physical_batch)
 
-    def _over_blocks(self, records: Records, rows: NDArray[np.int64]) -> int:
+    def _over_blocks(self, records: Records, sample: Sample) -> int:
         clip, size = self.clip, self.physical_batch
         if not self.plan.protected:
             clip = Clip(norm=math.inf)
         elif self._precision == "bfloat16":
-            clip = clip.tightened(_BFLOAT16_MARGIN)
+            clip = clip.tightened(_BFLOAT16_MARGIN[self.plan.unit])
         below = 0
-        for first in range(0, max(1, len(rows)), size):
-            part = rows[first : first + size]
+        for block in sample.blocks(size):
+            part = sample.rows[block]
+            filled = size if len(part) else 0
+            blank = np.full(filled - len(part), _BLANK)
+            series = None if sample.series is None else np.concatenate([sample.series[block], blank])
             below += self._sum_block(
-                lambda part=part: records.batch(part, size=size if len(part) else 0),  # type: ignore[misc]
+                lambda part=part, filled=filled: records.batch(part, size=filled),  # type: ignore[misc]
                 clip,
                 records=len(part),
-                add=first > 0,
+                series=series,
+                add=block.start > 0,
             )
         return below
 
-    def _sum_block(self, batch: Callable[[], Any], clip: Clip, *, records: int, add: bool = False) -> int:
+    def _sum_block(
+        self,
+        batch: Callable[[], Any],
+        clip: Clip,
+        *,
+        records: int,
+        series: NDArray[np.int64] | None,
+        add: bool = False,
+    ) -> int:
         device = next(iter(self._sums.values())).device
 
         def losses() -> Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
                 return self._record_losses(self._network, batch())
 
-        sums = self._engine(self._network, losses, clip, records=records, masks=self._noise, into=self._sums, add=add)
+        sums = self._engine(
+            self._network,
+            losses,
+            clip,
+            records=records,
+            masks=self._noise,
+            into=self._sums,
+            add=add,
+            series=None if series is None else torch.from_numpy(series).to(device),
+        )
         return sums.below
 
     def _adapt(self, count: float) -> None:
@@ -258,6 +302,20 @@ class DpSgd:
             learning_rate=self.plan.clip_learning_rate,
             first_norm=self.plan.clipping_norm,
         )
+
+
+def _in_granules(rows: int) -> int:
+    return -(-rows // GRANULE) * GRANULE
+
+
+def _too_small(rows: int, series: int) -> PrivacyError:
+    return PrivacyError(
+        "PFL-P08",
+        f"Expected blocks of at least privacy.max_series_size = {series} rows (federation.toml), as a series is clipped "
+        f"in one block, got {rows}: partner.toml asks for no more (compute.physical_batch), or this machine's memory or "
+        "rounding allows no more. Raise compute.physical_batch, agree on a lower privacy.max_series_size, or on "
+        "model.hidden of multiples of 16.",
+    )
 
 
 def _too_large(rows: int) -> PrivacyError:

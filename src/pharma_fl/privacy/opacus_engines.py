@@ -37,6 +37,7 @@ def hooks_sums(
     masks: KeepMasks | None = None,
     into: Mapping[str, Tensor] | None = None,
     add: bool = False,
+    series: Tensor | None = None,
 ) -> ClippedSums:
     """Return the sum over records of their clipped gradients, from Opacus's gradient of every single record.
 
@@ -59,14 +60,17 @@ def hooks_sums(
         Where the sums are put, by name of each trained parameter; left out, new tensors.
     add : bool
         Add to what `into` holds.
+    series : None
+        Opacus clips single records.
 
     Raises
     ------
     PrivacyError
-        ``PFL-P01`` another mode of clipping, dropout, a layer with buffers, or a layer called with more than one input.
+        ``PFL-P01`` series, another mode of clipping, dropout, a layer with buffers, or a layer called with more than
+        one input.
     """
     del masks
-    _check(network, clip)
+    _check(network, clip, series)
     trained = _trained(network)
     with _hooked(network, GradSampleHooks):
         losses = record_losses()
@@ -98,6 +102,7 @@ def ghost_sums(
     masks: KeepMasks | None = None,
     into: Mapping[str, Tensor] | None = None,
     add: bool = False,
+    series: Tensor | None = None,
 ) -> ClippedSums:
     """Return the sum over records of their clipped gradients, by Opacus's ghost clipping.
 
@@ -109,7 +114,7 @@ def ghost_sums(
     Li et al. 2022, arXiv 2110.05679, section 4 ("ghost clipping").
     """
     del masks
-    _check(network, clip)
+    _check(network, clip, series)
     trained = _trained(network)
     with _hooked(network, GradSampleHooksFastGradientClipping, max_grad_norm=clip.norm) as hooks:
         losses = record_losses()
@@ -126,7 +131,9 @@ def ghost_sums(
     return ClippedSums(gradients=_put(trained, sums, into, add=add), below=below)
 
 
-def _check(network: nn.Module, clip: Clip) -> None:
+def _check(network: nn.Module, clip: Clip, series: Tensor | None) -> None:
+    if series is not None:
+        raise PrivacyError("PFL-P01", "Opacus's engines clip single records, not series. Use clipped_gradients.")
     if clip.mode != "flat":
         raise PrivacyError("PFL-P01", f"Opacus's engines clip in mode flat, not {clip.mode}. Use clipped_gradients.")
     dropouts = (m for m in network.modules() if isinstance(m, nn.modules.dropout._DropoutNd))  # noqa: SLF001

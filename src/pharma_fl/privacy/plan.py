@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pharma_fl.config.base import Settings
@@ -16,10 +18,15 @@ from pharma_fl.config.federation import (
     Probability,
     SampleRate,
     TrainingSettings,
+    Unit,
     check_clipping,
 )
-from pharma_fl.privacy.accountant import Charge, calibrate_noise, epsilon
+from pharma_fl.errors import PrivacyError
+from pharma_fl.privacy.accountant import Adversary, Charge, epsilon
+from pharma_fl.privacy.calibration import calibrate_noise
 from pharma_fl.privacy.clip import Clip, gradient_multiplier, group_multipliers
+from pharma_fl.privacy.noise import NoiseSource
+from pharma_fl.privacy.sampling import Sample, compound_sample, series_sample
 
 
 class PrivacyPlan(Settings):
@@ -36,7 +43,14 @@ class PrivacyPlan(Settings):
     sample (two groups; a gradient and a count of records within the norm), each gets more noise, so that both
     together are one Gaussian mechanism of that multiplier (`privacy.clip`).
 
-    Exceptions to the guarantee: it assumes real numbers, while noise is drawn in float64 and added in
+    With ``unit = "series"`` one record is a series: all of the partner's compounds of one scaffold family, of which at
+    most `max_series_size` take part in a step. Neighbouring data sets then differ by a whole series.
+
+    With ``noise_mode = "shared"`` each of `contributors` partners adds a share of the noise, and nothing but the sum
+    over partners is opened. `noise_multiplier` is what the sum holds against the coordinator together with
+    `tolerated_colluders` partners, with `tolerated_losses` shares missing; who knows no share faces more.
+
+    Exceptions to the guarantee: it assumes real numbers, while noise is drawn in float64, rounded to a grid and kept in
     float32; it treats the partner's list of tasks and the settings of its preparation as public; it
     does not cover a compound that several partners own as one (each partner's epsilon then adds up).
 
@@ -50,6 +64,10 @@ class PrivacyPlan(Settings):
         Length of the run.
     clipping, head_clipping_norm, head_noise_ratio, clip_quantile, clip_learning_rate, clip_count_noise
         As in ``[privacy]`` of federation.toml.
+    unit, max_series_size, noise_mode, tolerated_colluders, tolerated_losses
+        As above.
+    contributors : int
+        Partners that add a share of the noise; 1 with ``noise_mode = "local"``.
 
     References
     ----------
@@ -70,8 +88,13 @@ class PrivacyPlan(Settings):
     clip_quantile: Annotated[float, Field(ge=0, le=1)] = 0.5
     clip_learning_rate: Annotated[float, Field(gt=0, le=2)] = 0.2
     clip_count_noise: Annotated[float | None, Field(gt=0)] = None
-    unit: Literal["compound"] = "compound"
+    unit: Unit = "compound"
+    max_series_size: Annotated[int, Field(ge=1, le=1024)] = 32
     relation: Literal["add-or-remove-one"] = "add-or-remove-one"
+    noise_mode: Literal["local", "shared"] = "local"
+    contributors: Annotated[int, Field(ge=1, le=10_000)] = 1
+    tolerated_colluders: Annotated[int, Field(ge=0)] = 0
+    tolerated_losses: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _noise_fits(self) -> Self:
@@ -84,6 +107,24 @@ class PrivacyPlan(Settings):
         check_clipping(self.clipping, self.head_clipping_norm, self.mechanism)
         if self.clipping == "adaptive":
             gradient_multiplier(self.noise_multiplier, self.count_noise)
+        return self
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.noise_mode == "local":
+            if (self.contributors, self.tolerated_colluders, self.tolerated_losses) != (1, 0, 0):
+                raise ValueError('noise_mode "local" has one contributor and tolerates everybody: remove the others')
+            return self
+        if not self.protected or self.clipping in ("groups", "adaptive"):
+            raise ValueError('noise_mode "shared" needs mechanism "dp-sgd" and clipping "flat" or "automatic"')
+        if self.steps_per_round != 1:
+            # Between the steps of a round a partner's own share is all the noise there is.
+            raise ValueError(f'noise_mode "shared" needs steps_per_round = 1, got {self.steps_per_round}')
+        if self.tolerated_colluders < 1 or self._honest_shares < 1:
+            raise ValueError(
+                "expected 1 <= tolerated_colluders and tolerated_colluders + tolerated_losses < contributors = "
+                f"{self.contributors}, got {self.tolerated_colluders} and {self.tolerated_losses}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -103,8 +144,20 @@ class PrivacyPlan(Settings):
         return Clip(mode=self.clipping, norm=self.clipping_norm, head_norm=self.head_clipping_norm or math.nan)
 
     @property
+    def _honest_shares(self) -> int:
+        return self.contributors - self.tolerated_colluders - self.tolerated_losses
+
+    def noise_against(self, adversary: Adversary) -> float:
+        """Return the noise multiplier that an adversary faces: the same for everybody unless noise is shared."""
+        if self.noise_mode == "local" or adversary == "partners":
+            return self.noise_multiplier
+        return self.noise_multiplier * math.sqrt((self.contributors - self.tolerated_losses) / self._honest_shares)
+
+    @property
     def multipliers(self) -> tuple[float, ...]:
-        """Noise standard deviation over clipping norm, of each group of parameters."""
+        """Standard deviation of this partner's noise over the clipping norm, of each group of parameters."""
+        if self.noise_mode == "shared":
+            return (self.noise_multiplier / math.sqrt(self._honest_shares),)
         if self.clipping == "groups":
             return group_multipliers(self.noise_multiplier, self.head_noise_ratio)
         if self.clipping == "adaptive":
@@ -118,29 +171,57 @@ class PrivacyPlan(Settings):
 
     @property
     def round_charge(self) -> Charge:
-        """Cost of one round."""
+        """Cost of one round against the other partners, who are the strongest adversary."""
         return self.charge_of(1)
 
-    def charge_of(self, rounds: int) -> Charge:
-        """Return what the first `rounds` rounds cost."""
-        return Charge(self.sample_rate, self.noise_multiplier, rounds * self.steps_per_round)
+    def charge_of(self, rounds: int, adversary: Adversary = "partners") -> Charge:
+        """Return what the first `rounds` rounds cost against an adversary."""
+        return Charge(self.sample_rate, self.noise_against(adversary), rounds * self.steps_per_round, self.unit)
 
-    def epsilon(self) -> float:
-        """Epsilon of the whole run on its own, at `delta`; infinite without protection."""
-        return epsilon((self.charge_of(self.rounds),), self.delta)
+    def epsilon(self, adversary: Adversary = "partners") -> float:
+        """Epsilon of the whole run on its own, at `delta`, for one `unit`; infinite without protection."""
+        return epsilon((self.charge_of(self.rounds, adversary),), self.delta, unit=self.unit)
+
+    def sample(self, noise: NoiseSource, records: int, series: NDArray[np.int32] | None = None) -> Sample:
+        """Draw one step's sample of this plan's unit, at this plan's rate.
+
+        Parameters
+        ----------
+        noise : NoiseSource
+            Randomness.
+        records : int
+            How many compounds there are.
+        series : ndarray, optional
+            int32 (records,): the series of each compound; read with ``unit = "series"`` alone.
+
+        Raises
+        ------
+        PrivacyError
+            ``PFL-P08`` the unit is the series, and the data do not say which series a compound is of.
+        """
+        if self.unit == "compound":
+            return compound_sample(noise, records=records, sample_rate=self.sample_rate)
+        if series is None:
+            raise PrivacyError(
+                "PFL-P08",
+                'The plan protects series (privacy.unit = "series"), and the prepared data do not say which series a '
+                "compound is of. Prepare from tables with folds.method scaffold or temporal.",
+            )
+        return series_sample(noise, series=series, sample_rate=self.sample_rate, most=self.max_series_size)
 
 
-def propose(privacy: PrivacySettings, training: TrainingSettings) -> PrivacyPlan:
+def propose(privacy: PrivacySettings, training: TrainingSettings, *, partners: int = 1) -> PrivacyPlan:
     """Make the plan of a federation.toml, solving the noise multiplier from epsilon where it is left out.
 
-    The solved plan never costs more than the epsilon asked for.
+    The solved plan never costs more than the epsilon asked for. `partners` is how many share the noise, where it is
+    shared.
 
     Raises
     ------
     PrivacyError
         ``PFL-P03`` no noise multiplier reaches that epsilon.
     """
-    noise = 0.0
+    noise, shared = 0.0, privacy.noise_mode == "shared"
     if privacy.mechanism == "dp-sgd":
         steps = training.rounds * training.local_steps
         noise = privacy.noise_multiplier or calibrate_noise(
@@ -164,4 +245,10 @@ def propose(privacy: PrivacySettings, training: TrainingSettings) -> PrivacyPlan
         clip_quantile=privacy.clip_quantile,
         clip_learning_rate=privacy.clip_learning_rate,
         clip_count_noise=privacy.clip_count_noise,
+        unit=privacy.unit,
+        max_series_size=privacy.max_series_size,
+        noise_mode=privacy.noise_mode,
+        contributors=partners if shared else 1,
+        tolerated_colluders=privacy.tolerated_colluders if shared else 0,
+        tolerated_losses=privacy.tolerated_losses if shared else 0,
     )

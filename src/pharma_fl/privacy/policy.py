@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from pharma_fl.config.partner import PolicySettings
+from typing import Literal
+
+from pharma_fl.config.partner import BudgetSettings, PolicySettings
 from pharma_fl.errors import PolicyViolation
 from pharma_fl.privacy.plan import PrivacyPlan
 
+Action = Literal["train", "metrics"]
 
-def check_policy(plan: PrivacyPlan, policy: PolicySettings) -> None:
+
+def check_policy(plan: PrivacyPlan, policy: PolicySettings, budget: BudgetSettings, *, federation: str) -> None:
     """Hold a proposed plan against the partner's policy.
 
     Raises
@@ -15,23 +19,58 @@ def check_policy(plan: PrivacyPlan, policy: PolicySettings) -> None:
     PolicyViolation
         ``PFL-P20`` naming every limit that the plan breaks.
     """
-    broken = []
+    broken = [*_refused_request(policy, federation, "train")]
     if not plan.protected:
         if not policy.allow_unprotected:
             broken.append('privacy.mechanism = "none", but policy.allow_unprotected is false')
     elif plan.noise_multiplier < policy.min_noise_multiplier:
         broken.append(
-            f"noise_multiplier {plan.noise_multiplier:g} < policy.min_noise_multiplier {policy.min_noise_multiplier:g}"
+            _low("noise_multiplier", plan.noise_multiplier, "min_noise_multiplier", policy.min_noise_multiplier)
         )
-    if plan.sample_rate > policy.max_sample_rate:
-        broken.append(f"sample_rate {plan.sample_rate:g} > policy.max_sample_rate {policy.max_sample_rate:g}")
-    if (plan.head_clipping_norm or 0) > policy.max_clipping_norm:
-        broken.append(
-            f"head_clipping_norm {plan.head_clipping_norm:g} > policy.max_clipping_norm {policy.max_clipping_norm:g}"
-        )
-    if plan.clipping_norm > policy.max_clipping_norm:
-        broken.append(f"clipping_norm {plan.clipping_norm:g} > policy.max_clipping_norm {policy.max_clipping_norm:g}")
+    steps = plan.rounds * plan.steps_per_round
+    for name, value, limit, most in (
+        ("sample_rate", plan.sample_rate, "max_sample_rate", policy.max_sample_rate),
+        ("clipping_norm", plan.clipping_norm, "max_clipping_norm", policy.max_clipping_norm),
+        ("head_clipping_norm", plan.head_clipping_norm or 0, "max_clipping_norm", policy.max_clipping_norm),
+        ("rounds * steps_per_round", steps, "max_steps_per_run", policy.max_steps_per_run),
+    ):
+        if value > most:
+            broken.append(f"{name} {value:g} > policy.{limit} {most:g}")
+    if budget.unit == "series" and plan.protected and plan.unit != "series":
+        broken.append('privacy.unit = "compound", but budget.unit is "series"')
+    _refuse(broken)
+
+
+def check_metrics(noise_multiplier: float, policy: PolicySettings, *, federation: str) -> None:
+    """Hold a request for noised metrics against the partner's policy.
+
+    Raises
+    ------
+    PolicyViolation
+        ``PFL-P20`` naming every limit that the request breaks.
+    """
+    broken = [*_refused_request(policy, federation, "metrics")]
+    least = policy.min_metrics_noise_multiplier
+    if not noise_multiplier >= least:
+        broken.append(_low("noise_multiplier of metrics", noise_multiplier, "min_metrics_noise_multiplier", least))
+    _refuse(broken)
+
+
+def _refused_request(policy: PolicySettings, federation: str, action: Action) -> list[str]:
+    broken = []
+    if policy.federations is not None and federation not in policy.federations:
+        broken.append(f"federation {federation!r} is not in policy.federations {list(policy.federations)}")
+    if action not in policy.actions:
+        broken.append(f"{action!r} is not in policy.actions {list(policy.actions)}")
+    return broken
+
+
+def _low(name: str, value: float, limit: str, least: float) -> str:
+    return f"{name} {value:g} < policy.{limit} {least:g}"
+
+
+def _refuse(broken: list[str]) -> None:
     if broken:
         raise PolicyViolation(
-            "PFL-P20", "The plan is outside partner.toml: " + "; ".join(broken) + ". Nothing was trained."
+            "PFL-P20", "The request is outside partner.toml: " + "; ".join(broken) + ". Nothing was computed."
         )

@@ -10,6 +10,7 @@ from pharma_fl.messages.wire import to_arrays
 from pharma_fl.model.pretrained import initial_trunk, load_pretrained
 from pharma_fl.privacy.plan import propose
 from pharma_fl.strategies.dp_fedavg import DpFedAvg
+from pharma_fl.strategies.ledger_heads import LedgerHeads
 from pharma_fl.strategies.run_record import Checkpoints
 from pharma_fl.tracking.mlflow_observer import MlflowObserver
 
@@ -23,7 +24,9 @@ def main(grid: Grid, context: Context) -> None:
     federation = Federation.load(path)
     folder = path.resolve().parent / federation.output
     observers = [MlflowObserver(federation.tracking)] if federation.tracking.enabled else []
-    strategy = DpFedAvg(federation, propose(federation.privacy, federation.training), Checkpoints(folder), observers)
+    plan = propose(federation.privacy, federation.training, partners=len(federation.partners))
+    heads = LedgerHeads(path.resolve().parent / federation.ledger_heads)
+    strategy = DpFedAvg(federation, plan, Checkpoints(folder), observers, heads)
     strategy.run = f"{federation.name}-{context.run_id:016x}"
     pretrained = None
     if federation.pretrained is not None:

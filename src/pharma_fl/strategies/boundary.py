@@ -6,16 +6,20 @@ import math
 import re
 from dataclasses import dataclass
 
+import numpy as np
 from flwr.app import ConfigRecord, Message
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pharma_fl.messages.wire import ARRAYS, CONFIG, METRICS, from_arrays
+from pharma_fl.messages.wire import ARRAYS, CONFIG, HISTOGRAM, METRICS, from_arrays
 from pharma_fl.model.weights import check_shapes
 
 _CODE = re.compile(r"PFL-[A-Z]\d\d")
 _METRICS = {"epsilon_spent", "epsilon_left"}
 # Finite changes could still add up to an infinite trunk. No training moves a weight so far.
 _LARGEST_CHANGE = 1e6
+# As many compounds as there are anywhere, at the largest clip and noise that can be asked for.
+_LARGEST_COUNT = 1e18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +41,12 @@ class Answer:
     metrics: dict[str, float]
 
 
-def read_answer(message: Message, trunk: dict[str, Tensor]) -> Answer:  # noqa: PLR0911 - one return a reason
+def read_answer(message: Message, trunk: dict[str, Tensor]) -> Answer:
     """Check a reply against the trunk that was sent: records, names, shapes, dtype, finiteness, size."""
-    if message.has_error():
-        return _dropped("PFL-F10")
+    code = _no_answer(message, {ARRAYS, METRICS, CONFIG})
+    if code:
+        return _dropped(code)
     content = message.content
-    config = content.config_records.get(CONFIG)
-    if config is None:
-        return _dropped("PFL-F11")
-    if config.get("status") == "refused":
-        return _dropped(code_of(config))
-    unknown = set(content) - {ARRAYS, METRICS, CONFIG}
-    if dict(config) != {"status": "done"} or ARRAYS not in content.array_records or unknown:
-        return _dropped("PFL-F11")
     metrics = dict(content.metric_records.get(METRICS, {}))
     if set(metrics) - _METRICS or not all(isinstance(v, float) and math.isfinite(v) for v in metrics.values()):
         return _dropped("PFL-F11")
@@ -63,10 +60,45 @@ def read_answer(message: Message, trunk: dict[str, Tensor]) -> Answer:  # noqa: 
     return Answer(change=change, code="", metrics={name: float(str(value)) for name, value in metrics.items()})
 
 
+def read_histogram(message: Message, shape: tuple[int, ...]) -> tuple[NDArray[np.float64] | None, str]:
+    """Check a reply with noised metrics against the shape that was asked for: records, name, dtype, finiteness, size.
+
+    Returns
+    -------
+    tuple
+        The counts, float64 of that shape, or None; and a code, empty for a good reply.
+    """
+    code = _no_answer(message, {ARRAYS, CONFIG})
+    if code:
+        return None, code
+    try:
+        arrays = from_arrays(message.content.array_records[ARRAYS])
+        counts = arrays[HISTOGRAM].numpy()
+    except Exception:  # noqa: BLE001 - as in read_answer
+        return None, "PFL-F12"
+    fits = arrays.keys() == {HISTOGRAM} and counts.dtype == np.float64 and counts.shape == shape
+    # What is not a number is not within either.
+    if not (fits and bool(np.all(np.abs(counts) <= _LARGEST_COUNT))):
+        return None, "PFL-F12"
+    return counts, ""
+
+
 def code_of(config: ConfigRecord) -> str:
     """Return the code of a refusal; what is not one of ours becomes ``PFL-X00``."""
     code = config.get("code")
     return code if isinstance(code, str) and _CODE.fullmatch(code) else "PFL-X00"
+
+
+def _no_answer(message: Message, records: set[str]) -> str:
+    """Say why a reply is none: Flower's error, a refusal, or other records than were agreed; empty for one that is."""
+    if message.has_error():
+        return "PFL-F10"
+    content = message.content
+    config = content.config_records.get(CONFIG)
+    if config is not None and config.get("status") == "refused":
+        return code_of(config)
+    agreed = config is not None and dict(config) == {"status": "done"} and ARRAYS in content.array_records
+    return "" if agreed and not set(content) - records else "PFL-F11"
 
 
 def _dropped(code: str) -> Answer:

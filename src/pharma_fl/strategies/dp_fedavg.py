@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
@@ -13,10 +14,13 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from pharma_fl.config import Federation
+from pharma_fl.messages.metrics import MetricsRequest
 from pharma_fl.messages.rounds import RoundRequest
 from pharma_fl.messages.wire import from_arrays, round_request, to_arrays
 from pharma_fl.privacy.plan import PrivacyPlan
 from pharma_fl.strategies.boundary import Answer, read_answer
+from pharma_fl.strategies.evaluation import Evaluation
+from pharma_fl.strategies.ledger_heads import LedgerHeads
 from pharma_fl.strategies.roster import Roster, call_roster
 from pharma_fl.strategies.run_record import Checkpoints, Observer, RoundRecord, RunEnd
 from pharma_fl.strategies.server_optimizer import ServerOptimizer, norm, weighted_mean
@@ -29,8 +33,8 @@ class DpFedAvg(Strategy):
 
     Each partner adds the plan's whole noise itself, so its guarantee holds against the coordinator, the
     other partners and everybody who later sees the model. Weights are public constants from
-    federation.toml, never counts from replies. Nothing is evaluated over the network: metrics stay at
-    the partners.
+    federation.toml, never counts from replies. Metrics are exact at the partners alone: where federation.toml asks for
+    an evaluation, partners whose policy and budget allow it answer noised counts.
 
     Parameters
     ----------
@@ -42,6 +46,8 @@ class DpFedAvg(Strategy):
         Where models and round records are kept.
     observers : sequence of Observer
         Told of every round.
+    ledger_heads : LedgerHeads, optional
+        What is remembered of the partners' ledgers from earlier runs.
     """
 
     def __init__(
@@ -50,16 +56,20 @@ class DpFedAvg(Strategy):
         plan: PrivacyPlan,
         checkpoints: Checkpoints,
         observers: Sequence[Observer] = (),
+        ledger_heads: LedgerHeads | None = None,
     ) -> None:
         self.federation = federation
         self.plan = plan
         self.checkpoints = checkpoints
         self.observers = observers
+        self.ledger_heads = ledger_heads
         self.roster = Roster()
         self.run = f"{federation.name}-{secrets.token_hex(8)}"
         self._trunk: dict[str, Tensor] = {}
         self._optimizer: ServerOptimizer | None = None
         self._answers: dict[str, Answer] = {}
+        self._witnesses: dict[str, tuple[str, ...]] = {}
+        self._evaluation: Evaluation | None = None
 
     def summary(self) -> None:
         """Log the configuration of the strategy."""
@@ -82,6 +92,7 @@ class DpFedAvg(Strategy):
         del config, grid
         self._trunk = from_arrays(arrays)
         request = RoundRequest(
+            federation=self.federation.name,
             run=self.run,
             round=server_round,
             plan=self.plan,
@@ -91,8 +102,12 @@ class DpFedAvg(Strategy):
             trunk=self._trunk,
         )
         return [
-            Message(round_request(request), dst_node_id=node, message_type=MessageType.TRAIN)
-            for node in self.roster.nodes.values()
+            Message(
+                round_request(replace(request, witnesses=self._witnesses.get(name, ()))),
+                dst_node_id=node,
+                message_type=MessageType.TRAIN,
+            )
+            for name, node in self.roster.nodes.items()
         ]
 
     def aggregate_train(
@@ -119,14 +134,31 @@ class DpFedAvg(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return nothing: evaluation metrics are data and stay at the partners."""
-        del server_round, arrays, config, grid
-        return []
+        """Return one message for each partner whose change is in the model, where the round is to be evaluated.
+
+        The others' heads are of another round.
+        """
+        del config, grid
+        every, self._evaluation = self.federation.evaluation.every, None
+        if not every or server_round % every:
+            return []
+        request = MetricsRequest(
+            federation=self.federation.name,
+            run=self.run,
+            round=server_round,
+            evaluation=self.federation.evaluation,
+            model=self.federation.model,
+            seed=self.federation.seed,
+            trunk=from_arrays(arrays),
+        )
+        took_part = {name for name, answer in self._answers.items() if answer.change is not None}
+        self._evaluation = Evaluation(request, {n: node for n, node in self.roster.nodes.items() if n in took_part})
+        return self._evaluation.messages(self._witnesses)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Return nothing; see `configure_evaluate`."""
-        del server_round, replies
-        return None
+        """Add the good histograms up; None when they allow no metric. What is refused ends nothing."""
+        del server_round
+        return None if self._evaluation is None else self._evaluation.take(replies)
 
     def start(
         self,
@@ -150,10 +182,12 @@ class DpFedAvg(Strategy):
             The trunk's public start.
         num_rounds, timeout : optional
             Left out, the plan's rounds and the federation's round deadline in seconds.
-        train_config, evaluate_config, evaluate_fn
-            As in Flower's own strategies; not used, because nothing is evaluated over the network.
+        train_config, evaluate_config
+            As in Flower's own strategies.
+        evaluate_fn
+            Not used: the coordinator has no data.
         """
-        del evaluate_config, evaluate_fn
+        del evaluate_fn
         rounds = self.plan.rounds if num_rounds is None else min(num_rounds, self.plan.rounds)
         deadline = self.federation.quorum.round_timeout_s if timeout is None else timeout
         self.summary()
@@ -162,6 +196,7 @@ class DpFedAvg(Strategy):
         for observer in self.observers:
             observer.run_started(self.federation, self.plan, self.checkpoints.folder)
         self.roster = call_roster(grid, self.federation, self.plan)
+        self._recall_ledgers()
         result = Result(arrays=initial_arrays)
         end = self._quorum_missed(0, len(self.roster.nodes))
         for server_round in range(1, rounds + 1):
@@ -170,20 +205,45 @@ class DpFedAvg(Strategy):
             begun = time.monotonic()
             messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
             arrays, metrics = self.aggregate_train(server_round, grid.send_and_receive(messages, timeout=deadline))
-            good = sum(answer.change is not None for answer in self._answers.values())
-            end = self._quorum_missed(server_round - 1, good)
+            good = [name for name, answer in self._answers.items() if answer.change is not None]
+            self._remember_ledgers(good)
+            end = self._quorum_missed(server_round - 1, len(good))
             if arrays is None or metrics is None:
                 break
             result.arrays = arrays
             result.train_metrics_clientapp[server_round] = metrics
             self.checkpoints.save(server_round, from_arrays(arrays), self.plan, run=self.run)
-            self._tell(self._record(server_round, metrics, time.monotonic() - begun))
+            seconds = time.monotonic() - begun
+            questions = list(self.configure_evaluate(server_round, arrays, evaluate_config or ConfigRecord(), grid))
+            if questions:
+                answers = grid.send_and_receive(questions, timeout=deadline)
+                scores = self.aggregate_evaluate(server_round, answers)
+                if scores is not None:
+                    result.evaluate_metrics_clientapp[server_round] = scores
+            self._tell(self._record(server_round, metrics, seconds))
         end = end or RunEnd(status="completed", rounds=rounds, refused=self._refused())
         self.checkpoints.finish(end)
         _LOG.info("Run %s after %d rounds. %s", end.status, end.rounds, end.reason)
         for observer in self.observers:
             observer.run_finished(end)
         return result
+
+    def _recall_ledgers(self) -> None:
+        """Let each partner check in every round that its ledger still has what it told in this run and before."""
+        before = self.ledger_heads.load() if self.ledger_heads else {}
+        told = (before, self.roster.ledgers)
+        self._witnesses = {
+            name: tuple(dict.fromkeys(heads[name] for heads in told if name in heads)) for name in self.roster.nodes
+        }
+
+    def _remember_ledgers(self, names: Iterable[str]) -> None:
+        """Keep for later runs what partners told that have taken part, and so have found what they told before.
+
+        What a ledger says that went back must not take the place of what is known of it.
+        """
+        told = {name: self.roster.ledgers[name] for name in names if name in self.roster.ledgers}
+        if self.ledger_heads and told.items() - self.ledger_heads.load().items():
+            self.ledger_heads.save(told)
 
     def _quorum_missed(self, done: int, good: int) -> RunEnd | None:
         if good >= self.federation.min_partners:
@@ -209,7 +269,7 @@ class DpFedAvg(Strategy):
         return answer.code if answer is not None else self.roster.refused.get(name, "PFL-F13")
 
     def _record(self, server_round: int, metrics: MetricRecord, seconds: float) -> RoundRecord:
-        good = {name: a for name, a in self._answers.items() if a.change is not None}
+        good, asked = {name: a for name, a in self._answers.items() if a.change is not None}, self._evaluation
         payload = sum(value.numel() * value.element_size() for value in self._trunk.values())
         return RoundRecord(
             round=server_round,
@@ -222,6 +282,9 @@ class DpFedAvg(Strategy):
             bytes_sent=payload * len(self.roster.nodes),
             bytes_received=payload * len(good),
             seconds=seconds,
+            evaluated=[] if asked is None else asked.evaluated,
+            evaluation_refused={} if asked is None else asked.refused,
+            noised_auc_roc={} if asked is None else asked.areas,
         )
 
     def _tell(self, record: RoundRecord) -> None:

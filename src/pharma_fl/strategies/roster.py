@@ -13,6 +13,7 @@ from pharma_fl.config import Federation
 from pharma_fl.messages.wire import CONFIG, join_request
 from pharma_fl.privacy.plan import PrivacyPlan
 from pharma_fl.strategies.boundary import code_of
+from pharma_fl.strategies.ledger_heads import is_head
 
 _LOG = logging.getLogger("flwr")  # beside Flower's own strategies
 _POLL_S = 0.2
@@ -30,11 +31,14 @@ class Roster:
         Code of each partner that refused to join, by name.
     affordable_rounds : dict
         Rounds of this plan that each partner's budget still covers, where it says so.
+    ledgers : dict
+        Hash of each partner's ledger, by name.
     """
 
     nodes: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     affordable_rounds: dict[str, int] = field(default_factory=dict)
+    ledgers: dict[str, str] = field(default_factory=dict)
 
     @property
     def answered(self) -> set[str]:
@@ -53,6 +57,9 @@ class Roster:
         rounds = answer.get("affordable_rounds")
         if isinstance(rounds, int):
             self.affordable_rounds[name] = rounds
+        head = answer.get("ledger")
+        if is_head(head):
+            self.ledgers[name] = str(head)
         if answer.get("status") == "joined":
             self.nodes[name] = node
         else:
@@ -70,7 +77,8 @@ def call_roster(grid: Grid, federation: Federation, plan: PrivacyPlan) -> Roster
         asked.update(new)
         open_questions.update(
             grid.push_messages(
-                Message(join_request(plan), dst_node_id=node, message_type=f"{MessageType.QUERY}.join") for node in new
+                Message(join_request(federation.name, plan), dst_node_id=node, message_type=f"{MessageType.QUERY}.join")
+                for node in new
             )
         )
         # A node that stays silent must not keep the others waiting, so answers are taken as they come.

@@ -35,7 +35,13 @@ class RoundRecord:
     bytes_sent, bytes_received : int
         Array payload of the round, all partners together.
     seconds : float
-        Wall time of the round at the coordinator.
+        Wall time of the round at the coordinator, without its evaluation.
+    evaluated : list of str
+        Partners whose noised counts are in the metrics; empty in a round without evaluation.
+    evaluation_refused : dict
+        Code of every other partner that was asked for them, by name.
+    noised_auc_roc : dict
+        ``value`` and ``standard_error``, which is that of the noise alone, by ``pooled`` and catalogue id.
     """
 
     round: int
@@ -48,6 +54,9 @@ class RoundRecord:
     bytes_sent: int
     bytes_received: int
     seconds: float
+    evaluated: list[str] = field(default_factory=list)
+    evaluation_refused: dict[str, str] = field(default_factory=dict)
+    noised_auc_roc: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from pharma_fl.tracking.markup import Child, Html, bar, bullets, join, tag
 
 _MOST_NAMES = 20
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-_STYLES = ("report.css", "data_page.css")
+STYLES = ("report.css", "data_page.css")
 _KEY_ID = "The key id is a public name of the consortium's secret. The secret itself is not in the prepared data."
 _THINGS = {"structures": "Structures", "activities": "Measurements", "labels": "Labels"}
 
@@ -35,7 +35,7 @@ def page(described: Mapping[str, Any]) -> str:
         read as plain numbers and names.
     """
     title = f"Prepared data of {described['partner']}" if described.get("partner") else "Prepared data"
-    style = "".join(files("pharma_fl.tracking").joinpath(name).read_text("utf-8") for name in _STYLES)
+    style = "".join(files("pharma_fl.tracking").joinpath(name).read_text("utf-8") for name in STYLES)
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

@@ -20,7 +20,7 @@ Found = Mapping[Setting, Cell]
 
 DPI = 150
 # Okabe and Ito's palette without its yellow, which is too faint on white; each colour has its marker and line.
-_STYLES = (
+STYLES = (
     ("#0072B2", "o", "-"),
     ("#D55E00", "s", "--"),
     ("#009E73", "^", "-."),
@@ -56,7 +56,7 @@ def utility(found: Found) -> Panel:
             ("direct", federated(found, personalised=False)),
             ("placebo", [one for one in found if one.kind == "placebo"]),
         ]
-        for (colour, marker, dashes), (name, settings) in zip(_STYLES, lines, strict=False):
+        for (colour, marker, dashes), (name, settings) in zip(STYLES, lines, strict=False):
             settings = [one for one in settings if one.epsilon in place]  # noqa: PLW2901
             if not settings:
                 continue
@@ -93,7 +93,7 @@ def partner_changes(found: Found, partners: Sequence[str]) -> Panel:
         rows = {partner: -place for place, partner in enumerate(partners)}
         axes.axvline(0, color="#000000", linewidth=1)
         for place, setting in enumerate(settings):
-            colour, marker, _ = _STYLES[place % len(_STYLES)]
+            colour, marker, _ = STYLES[place % len(STYLES)]
             lift = 0.5 * (len(settings) - 1) / max(len(settings), 1) * 0.8 - 0.8 * place / max(len(settings), 1)
             moved = change(found[setting], alone(found))
             ys = [rows[partner] + lift for partner in moved]
@@ -160,7 +160,7 @@ def _by_round(runs: Sequence[RunFolder], series: Sequence[Mapping[int, float]], 
     def draw(axes: Axes) -> None:
         labels: dict[str, tuple[float, float, str, str]] = {}
         for run, points in zip(runs, series, strict=True):
-            colour, marker, dashes = _STYLES[families.index(run.family) % len(_STYLES)]
+            colour, marker, dashes = STYLES[families.index(run.family) % len(STYLES)]
             if points:
                 step = max(1, len(points) // 5)
                 axes.plot(

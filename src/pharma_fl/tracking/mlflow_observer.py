@@ -113,6 +113,8 @@ class _Writer:
             ("partner_change_norm", record.partner_change_norms),
         ):
             values |= {f"{name}/{partner}": value for partner, value in by_partner.items()}
+        if "pooled" in record.noised_auc_roc:
+            values["noised_auc_roc"] = record.noised_auc_roc["pooled"]["value"]
         now = int(1000 * time.time())
         assert self._client is not None
         metrics = [Metric(key, value, now, record.round) for key, value in values.items()]

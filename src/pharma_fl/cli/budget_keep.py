@@ -1,0 +1,154 @@
+"""`pharma-fl budget` and the ledger itself: check it, copy it, put it back, and say what it cannot know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pharma_fl.cli.budget_show import PartnerArgument, finite, text
+from pharma_fl.cli.output import console, print_json, table
+from pharma_fl.cli.prepare import JsonOption
+from pharma_fl.config import Partner
+
+ByOption = Annotated[str, typer.Option(help="Who decides it; written into the ledger.")]
+WhyOption = Annotated[str, typer.Option(help="Why; written into the ledger.")]
+
+
+def verify(partner_file: PartnerArgument, as_json: JsonOption = False) -> None:
+    """Check the ledger whole: chain, every signature, place, what audit log and state remember, and epsilon anew.
+
+    Three accountants price the history: privacy-loss distributions, whose word counts, and Renyi and Opacus beside them.
+
+    Example: `pharma-fl budget verify partners/north/partner.toml`
+    """
+    from pharma_fl.clients.state import PrivateState
+    from pharma_fl.privacy.ledger import Ledger
+    from pharma_fl.privacy.verification import verified
+
+    partner = Partner.load(partner_file)
+    state = PrivateState.load(partner.path(partner.state))
+    found = verified(Ledger.of(partner), partner.budget, witnesses=[state.ledger] if state else [])
+    if as_json:
+        print_json(finite(found))
+        return
+    rows = [[key.replace("_", " "), text(value)] for key, value in found.items()]
+    console.print(table(f"Ledger of {partner.name}: whole", ["what", "value"], rows))
+
+
+def export(
+    partner_file: PartnerArgument,
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to; left out, to standard output.")] = None,
+) -> None:
+    """Write the ledger as JSON lines: each entry as it was hashed, its hash and signature.
+
+    docs/privacy.md has the few lines with which a public tool computes epsilon from them.
+
+    Example: `pharma-fl budget export partners/north/partner.toml --to ledger.jsonl`
+    """
+    from pharma_fl.atomic import write_atomic
+    from pharma_fl.privacy.ledger import Ledger
+    from pharma_fl.privacy.verification import exported
+
+    lines = exported(Ledger.of(Partner.load(partner_file)))
+    if to is None:
+        typer.echo(lines, nl=False)
+    else:
+        write_atomic(to, lines.encode())
+
+
+def backup(
+    partner_file: PartnerArgument,
+    to: Annotated[Path, typer.Option(metavar="FILE", help="Where to.")],
+) -> None:
+    """Copy the ledger, also while rounds run. The signing key is not in the copy: keep one of its own elsewhere.
+
+    Example: `pharma-fl budget backup partners/north/partner.toml --to /backup/ledger.sqlite`
+    """
+    from pharma_fl.privacy.ledger import Ledger
+
+    entries = Ledger.of(Partner.load(partner_file)).back_up(to)
+    console.print(f"{entries} entries are in {to}.", soft_wrap=True)
+
+
+def restore(
+    partner_file: PartnerArgument,
+    by: ByOption,
+    why: WhyOption,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="A backup; left out, the file that lies in the ledger's place."),
+    ] = None,
+) -> None:
+    """Put a backup in the ledger's place, or adopt a file that was moved or copied there.
+
+    What the backup does not know comes back from the audit log. What is lost for good stays noticed: rounds are refused
+    until it is declared.
+
+    Example: `pharma-fl budget restore partners/north/partner.toml --from /backup/ledger.sqlite --by "A. Roe" --why "disk died"`
+    """
+    from pharma_fl.privacy.ledger import Ledger
+    from pharma_fl.privacy.restoring import restore as put_back
+
+    lacked = put_back(Ledger.of(Partner.load(partner_file)), source, by=by, why=why)
+    console.print(
+        f"Restored. {lacked} entries that it lacked came back from the audit log. Check: pharma-fl budget verify"
+    )
+
+
+def loosen(partner_file: PartnerArgument, by: ByOption, why: WhyOption) -> None:
+    """Let limits of partner.toml that were raised after spending hold, on the record.
+
+    Tightening needs no command. Without this one, every round after a loosening is refused.
+
+    Example: `pharma-fl budget loosen partners/north/partner.toml --by "A. Roe" --why "second year of the contract"`
+    """
+    from pharma_fl.privacy.ledger import Ledger
+
+    partner = Partner.load(partner_file)
+    changed = Ledger.of(partner).loosen(budget=partner.budget, policy=partner.policy, by=by, why=why)
+    for line in changed or ["Nothing is looser than before."]:
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def declare(
+    partner_file: PartnerArgument,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that were taken.")],
+    noise_multiplier: Annotated[float, typer.Option(min=0, help="Their noise; 0 says that there was none.")],
+    by: ByOption,
+    why: WhyOption,
+    sample_rate: Annotated[float, typer.Option(min=1e-6, max=1, help="Their rate of sampling.")] = 1.0,
+    covers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HASH", help="Entries lost for good that the charge stands for; may be repeated."),
+    ] = None,
+) -> None:
+    """Charge what was spent on these data elsewhere, or what entries said that are lost for good.
+
+    Example: `pharma-fl budget declare partner.toml --sample-rate 0.3 --noise-multiplier 5 --steps 40 --by "A. Roe" --why "lost in the fire" --covers HASH`
+    """
+    from pharma_fl.privacy.accountant import Charge
+    from pharma_fl.privacy.ledger import Ledger
+    from pharma_fl.privacy.spend import Spend
+
+    partner = Partner.load(partner_file)
+    ledger = Ledger.of(partner)
+    with ledger.held():
+        spend = Spend(
+            federation="declared",
+            run="declared",
+            round=1 + ledger.history().last_round("declared", "declared"),
+            purpose="declared",
+            charge=Charge(sample_rate, noise_multiplier, steps),
+            coordinator_noise=noise_multiplier,
+            clipping="unknown",
+            clipping_norm=1.0,
+            plan="declared",
+            generator="unknown",
+            covers=tuple(covers or ()),
+            by=by,
+            why=why,
+        )
+        ledger.reserve(spend, budget=partner.budget, policy=partner.policy)
+        console.print(f"Epsilon spent is now {text(ledger.epsilon(partner.budget))} at delta {partner.budget.delta:g}.")

@@ -1,0 +1,87 @@
+"""Putting a backup in a ledger's place, so that it is noticed, written down, and forgets as little as possible."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from pharma_fl.atomic import flush
+from pharma_fl.errors import PrivacyError
+from pharma_fl.locks import locked
+from pharma_fl.privacy import chain
+from pharma_fl.privacy.chain import Link
+from pharma_fl.privacy.entries import Restored
+from pharma_fl.privacy.journal import Journal
+from pharma_fl.privacy.ledger_file import WAIT_S, LedgerFile
+
+
+def restore(ledger: LedgerFile, source: Path | None, *, by: str, why: str) -> int:
+    """Put a backup in the ledger's place, or adopt the file that lies there, and return how many entries it lacked.
+
+    Entries that the backup does not know come back from the audit log, as far as they follow from it. What was
+    there is kept beside, as ``NAME.replaced-TIME``. That a ledger was restored is an entry of its own.
+
+    Raises
+    ------
+    PrivacyError
+        ``PFL-P12`` the backup was tampered with. ``PFL-P13`` it is no ledger, or empty. ``PFL-P15`` the ledger in place
+        knows entries that backup and audit log do not. ``PFL-P18`` it is another partner's.
+    """
+    source = source or ledger.path
+    if not source.exists():
+        raise PrivacyError("PFL-P13", f"There is no file {source}. Name a backup (pharma-fl budget backup).")
+    with chain.opened(source) as connection:
+        links = chain.links(connection)
+    if not links:
+        raise PrivacyError("PFL-P13", f"{source} holds no entries. Name a backup (pharma-fl budget backup).")
+    chain.check_signatures(links)
+    whole = _replayed(links, ledger.journal)
+    with locked(ledger.lock, wait_s=WAIT_S):
+        try:
+            present = ledger.links()
+        except PrivacyError:
+            present = ()  # what is broken proves nothing
+        if not {link.hash for link in present} <= {link.hash for link in whole}:
+            raise PrivacyError(
+                "PFL-P15",
+                f"The ledger in place ({ledger.path}) knows entries that {source} and the audit log do not. Nothing "
+                "was changed. If it has to go all the same, move it away first, and declare what it had spent: pharma-fl "
+                "budget declare.",
+            )
+        _put(whole, ledger.path)
+    lacked = len(whole) - len(links)
+    with ledger.held():
+        inode = ledger.path.stat().st_ino
+        ledger.check_owner()
+        ledger.append(lambda facts: Restored(replayed=lacked, inode=inode, by=by, why=why, **facts))
+    return lacked
+
+
+def _replayed(links: tuple[Link, ...], journal: Journal | None) -> tuple[Link, ...]:
+    whole = list(links)
+    for echo in journal.since(len(links)) if journal else ():
+        if echo.seq != len(whole) + 1 or echo.link.hash != chain.link_hash(whole[-1].hash, echo.link.body):
+            break
+        chain.check_signatures((whole[0], echo.link), last_alone=True)
+        whole.append(echo.link)
+    return tuple(whole)
+
+
+def _put(links: tuple[Link, ...], path: Path) -> None:
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    part.touch(mode=0o600)
+    with chain.opened(part) as connection:
+        with chain.transaction(connection):
+            for seq, link in enumerate(links, start=1):
+                chain.insert(connection, seq, link)
+        # One file, so that it can be put in place by one rename.
+        connection.execute("PRAGMA journal_mode = DELETE")
+    flush(part)
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    for ending in ("", "-wal", "-shm"):
+        old = path.with_name(path.name + ending)
+        if old.exists():
+            old.rename(path.with_name(f"{path.name}.replaced-{moment}{ending}"))
+    part.rename(path)
+    flush(path.parent)

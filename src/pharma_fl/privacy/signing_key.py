@@ -1,0 +1,79 @@
+"""The partner's key that signs its ledger, so that nobody without it can write the chain anew."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from pharma_fl.atomic import flush
+from pharma_fl.errors import PrivacyError
+
+
+class SigningKey:
+    """An Ed25519 key in a PEM file that its owner alone can read.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    PrivacyError
+        ``PFL-P13`` it is missing, no key, or others may read it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            open_to_others = path.stat().st_mode & 0o077
+            key = load_pem_private_key(path.read_bytes(), password=None)
+        except (OSError, ValueError, TypeError) as error:
+            raise PrivacyError(
+                "PFL-P13",
+                f"Cannot read the ledger's key {path} ({type(error).__name__}). Nothing was spent. Restore it from a "
+                "backup (partner.toml: signing_key).",
+            ) from error
+        if open_to_others or not isinstance(key, Ed25519PrivateKey):
+            raise PrivacyError(
+                "PFL-P13", f"{path} is no Ed25519 key, or others may read it. chmod 600 it (partner.toml: signing_key)."
+            )
+        self._key = key
+
+    @classmethod
+    def make(cls, path: Path) -> SigningKey:
+        """Make a key where there is none, on disk before it is used, and return what is there."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        content = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(handle)
+        try:
+            # Whoever comes second takes the first one's key.
+            os.link(part, path)
+        except FileExistsError:
+            pass
+        finally:
+            part.unlink()
+        flush(path.parent)
+        return cls(path)
+
+    @property
+    def public(self) -> str:
+        """The public half, raw, in hexadecimal."""
+        return self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+
+    def sign(self, content: bytes) -> bytes:
+        """Return the signature, 64 bytes."""
+        return self._key.sign(content)
