@@ -32,6 +32,7 @@ HOMES = {
     "opacus": {"privacy"},
     "dp_accounting": {"privacy"},
     "sqlite3": {"privacy", "data"},
+    "cryptography": {"privacy", "data"},
     "pyarrow": {"data"},
     "pebble": {"data"},
     "typer": {"cli"},

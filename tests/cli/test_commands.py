@@ -4,7 +4,7 @@ import json
 from importlib.resources import files
 
 import pytest
-from tests.partners import a_partner
+import typer
 from typer.testing import CliRunner
 
 from pharma_fl.cli import main as module
@@ -146,14 +146,6 @@ def test_a_truncated_matrix_is_named(partner):
         PreparedData.open(partner / "data")
 
 
-def test_budget_of_a_new_partner(tmp_path):
-    a_partner(tmp_path)
-    result = call("budget", tmp_path / "north" / "partner.toml", "--json")
-    content = json.loads(result.stdout)
-    assert content["epsilon_spent"] == 0
-    assert content["epsilon_left"] == 5.0
-
-
 def test_simulate_refuses_what_cannot_run(tmp_path):
     (tmp_path / "federation.toml").write_text('name = "x"\n[partners]\nnorth = 1\n[privacy]\nepsilon = 1\n')
     empty = call("simulate", tmp_path / "federation.toml", "--partners", tmp_path / "none")
@@ -170,9 +162,17 @@ def test_report_without_a_demo(tmp_path):
     assert "PFL-D20" in str(call("report", tmp_path).exception)
 
 
-@pytest.mark.parametrize("command", ["demo", "key", "prepare", "describe", "agree", "simulate", "budget", "report"])
+def commands():
+    """Every command, and every command of a group."""
+    found = typer.main.get_command(module.app)
+    for name, command in found.commands.items():
+        inner = getattr(command, "commands", None)
+        yield from ((name, other) for other in inner) if inner else ((name,),)
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
 def test_every_command_explains_itself_with_an_example(command):
-    result = call(command, "--help")
+    result = call(*command, "--help")
     assert result.exit_code == 0
     assert "Example" in result.output
 

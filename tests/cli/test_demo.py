@@ -123,13 +123,14 @@ def test_heads_stay_and_the_trunk_travels(done):
 def test_budget_shows_what_was_spent_and_what_a_plan_would_cost(done):
     out, _ = done
     run = out / "runs" / "fed-dp-eps3-seed0"
-    shown = pharma_fl("budget", run / "partners/north/partner.toml", "--plan", run / "federation.toml", "--json")
+    toml = run / "partners/north/partner.toml"
+    shown = pharma_fl("budget", "show", toml, "--plan", run / "federation.toml", "--json")
     content = json.loads(shown.stdout)
     assert content["epsilon_spent"] == next(
         b["epsilon_spent"] for b in summary_of(out)["budgets"] if b["partner"] == "north" and b["setting"] == "fed-dp"
     )
     assert content["plan"]["affordable_rounds"] == 0
-    unprotected = pharma_fl("budget", out / "runs" / "fed-seed0" / "partners/north/partner.toml")
+    unprotected = pharma_fl("budget", "show", out / "runs" / "fed-seed0" / "partners/north/partner.toml")
     assert "no epsilon" in unprotected.stdout
 
 

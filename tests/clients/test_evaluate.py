@@ -303,6 +303,14 @@ def test_what_is_refused_computes_nothing(tmp_path, monkeypatch, changes, error,
     assert metrics_entries(partner) == []
 
 
+def test_nothing_set_aside_is_nothing_however_large_the_noise(tmp_path):
+    """At so much noise epsilon is 0 at this delta, and 0 would fit a budget of 0."""
+    wanted = {"noise_multiplier": 1e6}
+    assert epsilon([Charge(1.0, 1e6, 1)], 1e-5) == 0.0
+    with pytest.raises(BudgetExceeded, match="PFL-P10"):
+        evaluate_round(trained(tmp_path, budget={"epsilon": 5.0}), a_metrics_request(evaluation=wanted))
+
+
 def with_state(partner, *, coordinator_noise=4.0, run="run-1"):
     """As after a round, which some of these partners would refuse."""
     spend = Spend.of_round(a_plan(), federation="trial", run=run, round_number=1)

@@ -37,7 +37,7 @@ def test_two_hundred_random_kills_in_a_row(tmp_path):
     partner = a_partner(tmp_path, budget=kills.budget())
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.clients.kills_warm"])
-    chance = random.Random(20)  # noqa: S311 - when to kill is no secret
+    chance = random.Random(20)
     for _ in range(KILLS):
         ready = context.Event()
         child = context.Process(target=kills.go_on, args=(tmp_path, ready))

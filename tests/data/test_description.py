@@ -38,7 +38,7 @@ def sparse(dense, there, dtype):
 class Case:
     """Random matrices: rows without anything, a task without labels, one with one class, one without values."""
 
-    def __init__(self, folder, n=50, seed=3):
+    def __init__(self, folder, n=50, seed=3, *, series=True):
         rng = np.random.default_rng(seed)
         self.x = rng.random((n, 40)) < 0.2
         self.x[:, 39] = False
@@ -54,6 +54,7 @@ class Case:
         self.censor = rng.integers(-1, 2, (n, 3))
         self.folds = rng.integers(0, 3, n)
         self.folds[0] = 3
+        self.series = rng.integers(0, 20, n) * 2
         self.tasks = [
             *(a_task(c, "classification", assay_type="OTHER" if c < 2 else "ADME", auxiliary=c == 0) for c in range(6)),
             *(a_task(c, "regression", training_quorum=c > 0, evaluate=c > 1) for c in range(3)),
@@ -68,6 +69,7 @@ class Case:
             compounds=pd.DataFrame({"row": range(n)}),
             tasks=self.tasks,
             manifest={"data_derived_assays": ["3"], "settings": SETTINGS, "counts": COUNTS, "key_id": "ab" * 8},
+            series=self.series.astype(np.int32) if series else None,
         )
         self.described = description(PreparedData.open(folder))
 
@@ -106,6 +108,15 @@ def test_compounds_and_bits(case):
     assert found["without_label_or_value"] >= 2
     assert (found["bits"], found["bits_in_use"], found["counts_stored"]) == (40, 39, False)
     same(found["bits_per_compound"], case.x.sum(1))
+    sizes = [sum(case.series == number) for number in set(case.series.tolist())]
+    assert found["series"] == len(sizes)
+    same(found["compounds_per_series"], sizes)
+
+
+def test_series_that_are_not_known_are_not_told(tmp_path):
+    found = Case(tmp_path / "data", series=False).described["compounds"]
+    assert found["series"] is None
+    assert found["compounds_per_series"] is None
 
 
 def test_density(case):

@@ -113,7 +113,8 @@ def test_the_noise_has_the_law_that_is_charged():
 def test_two_releases_do_not_share_noise():
     rows = np.zeros((1, 100))
     one, two = (noised_sum(rows, clipping_norm=1.0, noise_multiplier=1.0, noise=SystemNoise()) for _ in range(2))
-    assert not np.any(one == two)
+    # The grid is coarse enough for some to meet by chance.
+    assert np.mean(one == two) < 0.1
 
 
 def test_its_price_is_that_of_the_gaussian_mechanism():

@@ -18,9 +18,7 @@ def densities(pair):
     """The pair's densities on a fine grid, whose step comes last."""
     x = np.linspace(-pair.units - 12 * pair.noise, pair.units + 12 * pair.noise, 400_001)
     weights, noise = binom.pmf(np.arange(pair.units + 1), pair.units, pair.rate), norm.pdf(x, 0, pair.noise)
-    upper, lower = (
-        sum(w * norm.pdf(x, sign * j, pair.noise) for j, w in enumerate(weights)) for sign in (1, -1)
-    )
+    upper, lower = (sum(w * norm.pdf(x, sign * j, pair.noise) for j, w in enumerate(weights)) for sign in (1, -1))
     return upper, lower if pair.replaced else noise, x[1] - x[0]
 
 
@@ -94,8 +92,8 @@ def test_no_vectors_within_the_clip_do_worse_than_the_pair(units, replaced):
     for order in (-0.5, 0.0, 0.7, 1.5):
         bound = worst.delta(order)
         met, *others = (plane_divergence(u, v, rate, noise, math.exp(order)) for u, v in trials)
-        assert met == pytest.approx(bound, rel=2e-4)
-        assert max(others) <= bound * (1 + 1e-4)
+        assert met == pytest.approx(bound, abs=3e-4)  # as far as a sum over a plane can tell
+        assert max(others) <= bound + 3e-4
 
 
 def test_as_many_single_replacements_with_the_whole_noise_are_too_cheap_for_several_series():
@@ -122,7 +120,9 @@ def test_revealing_which_units_were_sampled_would_be_dearer():
     )
 
 
-@pytest.mark.parametrize("pair", [Pair(1e-6, 0.05, 64), Pair(0.02, 2.0, 64, True), Pair(0.5, 1e4), Pair(0.9, 0.3)], ids=str)
+@pytest.mark.parametrize(
+    "pair", [Pair(1e-6, 0.05, 64), Pair(0.02, 2.0, 64, replaced=True), Pair(0.5, 1e4), Pair(0.9, 0.3)], ids=str
+)
 def test_all_mass_is_kept(pair):
     for loss in privacy_losses(pair, least_level(pair)):
         assert loss.probabilities.sum() + loss.infinite == pytest.approx(1.0, abs=1e-12)

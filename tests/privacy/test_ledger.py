@@ -205,7 +205,8 @@ def test_metrics_spend_nothing_unless_the_budget_says_so_and_no_more_than_it_say
     paid = ledger.history().charges(purposes=("metrics",))
     assert 0 < epsilon(paid, 1e-5) <= 0.8
     # They count for life as well.
-    assert ledger.epsilon(budget) == epsilon([*paid, Charge(0.3, 5.0, 10)], 1e-5) > epsilon([Charge(0.3, 5.0, 10)], 1e-5)
+    training = Charge(0.3, 5.0, 10)
+    assert ledger.epsilon(budget) == epsilon([*paid, training], 1e-5) > epsilon([training], 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,10 @@ def test_metrics_spend_nothing_unless_the_budget_says_so_and_no_more_than_it_say
     [
         (("budget", {"epsilon": 45.0}), ("budget", {"epsilon": 55.0})),
         (("budget", {"epsilon": 50.0, "delta": 1e-6}), ("budget", {"epsilon": 50.0, "delta": 1e-4})),
-        (("budget", {"epsilon": 50.0, "epsilon_per_year": 40.0}), ("budget", {"epsilon": 50.0, "epsilon_per_year": 41.0})),
+        (
+            ("budget", {"epsilon": 50.0, "epsilon_per_year": 40.0}),
+            ("budget", {"epsilon": 50.0, "epsilon_per_year": 41.0}),
+        ),
         (("budget", {"epsilon": 50.0, "epsilon_per_run": 40.0}), ("budget", {"epsilon": 50.0})),
         (("budget", {"epsilon": 50.0}), ("budget", {"epsilon": 50.0, "epsilon_for_metrics": 0.1})),
         (("budget", {"epsilon": 50.0, "unit": "series", "series_size": 9}), ("budget", {"epsilon": 50.0})),

@@ -69,7 +69,7 @@ def test_a_whole_ledger_passes(tmp_path):
 @pytest.mark.parametrize(
     "statement",
     [
-        """UPDATE entries SET body = replace(body, '"noise_multiplier":5.0', '"noise_multiplier":50.0') WHERE seq = 5""",
+        """UPDATE entries SET body = replace(body, '"noise_multiplier":5.0', '"noise_multiplier":9.0') WHERE seq = 5""",
         """UPDATE entries SET body = replace(body, '"steps":5', '"steps":1') WHERE seq = 7""",
         "DELETE FROM entries WHERE seq = 1",
         "DELETE FROM entries WHERE seq = 5",

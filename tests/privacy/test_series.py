@@ -501,7 +501,7 @@ def test_a_series_is_scaled_by_the_same_bits_whatever_the_others_are(monkeypatch
 
 def test_a_block_smaller_than_a_series_is_refused(monkeypatch):
     _, network, records, _ = problem(0, [0, 1] * 10)
-    with pytest.raises(PrivacyError, match=r"max_series_size = 16.*compute\.physical_batch") as caught:
+    with pytest.raises(PrivacyError, match=r"at least 16 rows.*compute\.physical_batch") as caught:
         mechanism(a_plan(max_series_size=16), network, records, Silence(), physical_batch=15)
     assert caught.value.code == "PFL-P08"
     assert mechanism(a_plan(max_series_size=16), network, records, Silence(), physical_batch=16).physical_batch == 16

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import PROJECT
-from tests.partners import a_partner
+from tests.partners import METRICS_ALLOWED, a_partner
 
 from pharma_fl.config import Partner
+from pharma_fl.privacy.accountant import Charge, epsilon
 from pharma_fl.privacy.ledger import Ledger
 
 BIN = Path(sys.executable).parent
@@ -69,7 +70,7 @@ def superlink(tmp_path):
 @pytest.mark.slow
 def test_flwr_run(tmp_path, superlink):
     for seed, name in enumerate(("east", "north")):
-        a_partner(tmp_path / "partners", name, seed=seed)
+        a_partner(tmp_path / "partners", name, seed=seed, **METRICS_ALLOWED)
     (tmp_path / "federation.toml").write_text(
         """
         name = "flwr-run"
@@ -84,6 +85,8 @@ def test_flwr_run(tmp_path, superlink):
         local_steps = 2
         [privacy]
         epsilon = 2.0
+        [evaluation]
+        every = 2
         [tracking]
         enabled = false
         """
@@ -111,7 +114,11 @@ def test_flwr_run(tmp_path, superlink):
     assert json.loads(end.read_text())["status"] == "completed"
     for name in ("east", "north"):
         partner = Partner.load(tmp_path / "partners" / name / "partner.toml")
-        assert 1.98 < Ledger.of(partner).epsilon(partner.budget) <= 2.0
+        history = Ledger.of(partner).history()
+        assert 1.98 < epsilon(history.charges(purposes=("train",)), 1e-5) <= 2.0
+        assert history.charges(purposes=("metrics",)) == (Charge(1.0, 10.0, 1),)
+    rounds = [json.loads(line) for line in (tmp_path / "coordinator" / "rounds.jsonl").read_text().splitlines()]
+    assert [record["evaluated"] for record in rounds] == [[], ["east", "north"]]
 
 
 def test_the_bundle_carries_no_code():

@@ -29,6 +29,7 @@ def a_record(number):
         bytes_sent=2**20,
         bytes_received=2**20,
         seconds=0.25,
+        noised_auc_roc={"pooled": {"value": 0.75, "standard_error": 0.01}} if number == 2 else {},
     )
 
 
@@ -58,6 +59,7 @@ def test_a_run_is_written_whole(tmp_path, monkeypatch):
     assert ("epsilon_spent/north", 2, 1.0) in metrics
     assert ("epsilon_left/north", 1, 1.5) in metrics
     assert ("mib_sent", 1, 1.0) in metrics
+    assert [m for m in metrics if m[0].startswith("noised")] == [("noised_auc_roc", 2, 0.75)]
     assert params["plan.noise_multiplier"] == str(PLAN.noise_multiplier)
     assert params["version.pharma-fl"]
     assert status == "FINISHED"

@@ -19,7 +19,7 @@ WhyOption = Annotated[str, typer.Option(help="Why; written into the ledger.")]
 def verify(partner_file: PartnerArgument, as_json: JsonOption = False) -> None:
     """Check the ledger whole: chain, every signature, place, what audit log and state remember, and epsilon anew.
 
-    Three accountants price the history: privacy-loss distributions, whose word counts, and Renyi and Opacus beside them.
+    Three accountants price the history: privacy-loss distributions, whose word counts, Renyi, and Opacus.
 
     Example: `pharma-fl budget verify partners/north/partner.toml`
     """
@@ -86,7 +86,7 @@ def restore(
     What the backup does not know comes back from the audit log. What is lost for good stays noticed: rounds are refused
     until it is declared.
 
-    Example: `pharma-fl budget restore partners/north/partner.toml --from /backup/ledger.sqlite --by "A. Roe" --why "disk died"`
+    Example: `pharma-fl budget restore partner.toml --from /backup/ledger.sqlite --by "A. Roe" --why "disk died"`
     """
     from pharma_fl.privacy.ledger import Ledger
     from pharma_fl.privacy.restoring import restore as put_back
@@ -126,7 +126,7 @@ def declare(
 ) -> None:
     """Charge what was spent on these data elsewhere, or what entries said that are lost for good.
 
-    Example: `pharma-fl budget declare partner.toml --sample-rate 0.3 --noise-multiplier 5 --steps 40 --by "A. Roe" --why "lost in the fire" --covers HASH`
+    Example: `pharma-fl budget declare partner.toml --noise-multiplier 5 --steps 40 --by "A. Roe" --why "a study"`
     """
     from pharma_fl.privacy.accountant import Charge
     from pharma_fl.privacy.ledger import Ledger

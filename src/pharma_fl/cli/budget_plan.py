@@ -28,7 +28,7 @@ def plan(
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw epsilon by rounds and noise.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Work out whichever of epsilon, noise multiplier, sample rate and rounds is left out, never above the epsilon given.
+    """Work out which of epsilon, noise multiplier, sample rate and rounds is left out, never above the epsilon given.
 
     The unit is what is sampled and clipped as one: a compound, or with privacy.unit = "series" a scaffold family.
 

@@ -18,8 +18,7 @@ def check_countable(partner: Partner, data: PreparedData) -> None:
     Raises
     ------
     BudgetExceeded
-        ``PFL-P10`` nothing is set aside for noised counts. It says so even where their noise is so large that they would
-        cost nothing.
+        ``PFL-P10`` nothing is set aside for noised counts, even where their noise is so large that they cost nothing.
     PrivacyError
         ``PFL-P04`` as `check_public_tasks`; ``PFL-P08`` the budget's unit is the series, and series are not known.
     DataError
@@ -28,8 +27,8 @@ def check_countable(partner: Partner, data: PreparedData) -> None:
     if partner.budget.epsilon_for_metrics is None:
         raise BudgetExceeded(
             "PFL-P10",
-            "Noised counts may spend nothing (partner.toml: budget.epsilon_for_metrics is left out). Nothing was computed "
-            "and nothing left. Decide what they may take: pharma-fl budget loosen.",
+            "Noised counts may spend nothing (partner.toml: budget.epsilon_for_metrics is left out). Nothing was "
+            "computed and nothing left. Decide what they may take: pharma-fl budget loosen.",
         )
     check_public_tasks(data.data_derived_assays)
     if partner.budget.cohorts:

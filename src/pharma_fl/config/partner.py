@@ -52,7 +52,7 @@ class BudgetSettings(Settings):
     unit: Unit = "compound"
     """What the budget protects as one: a compound, or a series (all compounds of one scaffold family)."""
     series_size: Annotated[int | None, Field(ge=1, le=1024)] = None
-    """With ``unit = "series"``, the most compounds of one family; runs that sampled compounds are priced for so many."""
+    """With ``unit = "series"``, the most compounds of one family: runs that sampled compounds cost as for so many."""
     cohorts: tuple[date, ...] = ()
     """Ascending days that part the compounds by their date: each part has spent only since it is there."""
 

@@ -104,7 +104,7 @@ def _compounds(data: PreparedData) -> dict[str, Any]:
     bits = _lengths(data, "x")
     used = by_column(data.arrays["x_indices"], data.bits)
     targets = _lengths(data, "y_class") + _lengths(data, "y_regr")
-    sizes = None if data.series is None else np.bincount(data.series)
+    sizes = None if data.series is None else np.unique(data.series, return_counts=True)[1]
     return {
         "count": data.n_compounds,
         "without_label_or_value": int((targets == 0).sum()),

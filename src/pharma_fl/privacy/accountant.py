@@ -23,7 +23,7 @@ Adversary = Literal["coordinator", "partners"]
 """``coordinator``: also everybody who later sees the model. ``partners``: those with the coordinator, as far as
 tolerated, who know their own shares of the noise."""
 
-_ORDERS = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512)
+_ORDERS = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 # What rounding may hide of the divergence of each step, at order 2.
 _RENYI_ROUNDING = 1e-15
 # Less noise than this is priced as none, and more than that as that: both raise the price.

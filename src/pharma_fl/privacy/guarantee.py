@@ -114,8 +114,8 @@ def sentence(found: Guarantee) -> str:
     hits = ", ".join(f"{100 * rate:.3g} % at {100 * fpr:g} % false alarms" for fpr, rate in found.attacker.tpr.items())
     return (
         f"{who}, knowing all else, can tell whether {thing} was in the data at most as well as epsilon {value:.3g} at "
-        f"delta {delta:g} allows: right in at most {100 * hits_of(found.attacker.advantage):.3g} % of even bets, finding at "
-        f"most {hits}."
+        f"delta {delta:g} allows: right in at most {100 * hits_of(found.attacker.advantage):.3g} % of even bets, "
+        f"finding at most {hits}."
     )
 
 

@@ -60,8 +60,8 @@ class Ledger(LedgerFile):
             if history.plan_of(spend.purpose, spend.run) not in (None, spend.plan):
                 raise PrivacyError(
                     "PFL-P14",
-                    f"Run {spend.run} began with another plan than it asks for now. A run keeps its plan; start another "
-                    "run.",
+                    f"Run {spend.run} began with another plan than it asks for now. A run keeps its plan; "
+                    "start another run.",
                 )
             limits = self._limits(budget, policy)
             cohorts: tuple[Cohort, ...] = ()
@@ -123,7 +123,7 @@ class Ledger(LedgerFile):
         return self.history().charges(adversary=adversary)
 
     def epsilon(self, budget: BudgetSettings, adversary: Adversary = "partners") -> float:
-        """Return epsilon spent so far by the cohort that spent most: 0 at first, infinity after an unprotected round."""
+        """Return epsilon of the cohort that spent most: 0 at first, infinity after an unprotected round."""
         history = self.history()
         return max(
             epsilon(

@@ -19,7 +19,8 @@ MOST_POINTS = 2**20
 """Of a composed distribution: above this the grid is made coarser, which costs accuracy and never soundness."""
 # Mass on either side that a composition may leave outside its window; it counts as infinite loss.
 _LOG_TAIL = math.log(1e-15)
-# What rounding in the transforms may hide, for each composed step; it counts as infinite loss as well.
+# What rounding in the transforms may hide, for each composed step: ten times what was measured. It counts as infinite
+# loss as well, so that at a delta below it the Renyi bound decides.
 _ROUNDING = 1e-15
 _CHERNOFF_SCALES = 2.0 ** np.arange(-8, 4)
 

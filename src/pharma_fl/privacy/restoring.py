@@ -46,8 +46,8 @@ def restore(ledger: LedgerFile, source: Path | None, *, by: str, why: str) -> in
             raise PrivacyError(
                 "PFL-P15",
                 f"The ledger in place ({ledger.path}) knows entries that {source} and the audit log do not. Nothing "
-                "was changed. If it has to go all the same, move it away first, and declare what it had spent: pharma-fl "
-                "budget declare.",
+                "was changed. If it has to go all the same, move it away first, and declare what it had spent: "
+                "pharma-fl budget declare.",
             )
         _put(whole, ledger.path)
     lacked = len(whole) - len(links)

@@ -73,8 +73,8 @@ def verified(ledger: Ledger, budget: BudgetSettings, *, witnesses: Sequence[str]
 def exported(ledger: Ledger) -> str:
     """Return the ledger as JSON lines: ``entry`` is the text that was hashed, with ``hash`` and ``signature``.
 
-    A hash is SHA-256 over the hash before (64 zeros at first), a line end and the entry's text; the signature (Ed25519, by
-    the key that the first entry names) is over the hash's 32 bytes.
+    A hash is SHA-256 over the hash before (64 zeros at first), a line end and the entry's text; the signature
+    (Ed25519, by the key that the first entry names) is over the hash's 32 bytes.
     """
     lines = ({"entry": link.body, "hash": link.hash, "signature": link.signature} for link in ledger.links())
     return "".join(json.dumps(line) + "\n" for line in lines)
