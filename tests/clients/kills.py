@@ -3,7 +3,6 @@
 import json
 import os
 
-import torch
 from tests.partners import MODEL, TRAINING, a_plan, a_request
 
 from pharma_fl.clients import train
@@ -39,12 +38,11 @@ def lines(path):
     return path.read_text().splitlines() if path.exists() else []
 
 
-def go_on(folder, ready):
+def go_on(folder):
     """Answer rounds until killed, keeping count of the noise that is drawn and of the replies that leave.
 
     The coordinator asks again for a round until it has an answer.
     """
-    torch.set_num_threads(1)
     step = DpSgd.step
 
     def counted(self, records):
@@ -53,7 +51,6 @@ def go_on(folder, ready):
 
     DpSgd.step = counted
     partner = Partner.load(folder / "north" / "partner.toml")
-    ready.set()
     while True:
         number = 1 + len(lines(folder / "coordinator.log"))
         try:

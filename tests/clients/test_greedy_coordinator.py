@@ -119,7 +119,8 @@ def test_each_limit_on_the_pace_is_met(tmp_path, settings, code):
 
 
 def test_a_budget_for_series_refuses_runs_that_sample_compounds(tmp_path):
-    a_partner(tmp_path, series=[n // 3 for n in range(150)], budget={"epsilon": 5.0, "unit": "series", "series_size": 3})
+    budget = {"epsilon": 5.0, "unit": "series", "series_size": 3}
+    a_partner(tmp_path, series=[n // 3 for n in range(150)], budget=budget)
     refused_with(tmp_path, round_request(a_request()), "PFL-P20")
     done = ask(file_of(tmp_path), round_request(a_request(plan=a_plan(unit="series"))))
     assert done.config_records[CONFIG]["status"] == "done"

@@ -1,12 +1,16 @@
 """Killed at random two hundred times in a row, the ledger never counts less than left."""
 
 import json
-import multiprocessing
+import os
 import random
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from tests.clients import kills
+from tests.conftest import PROJECT
 from tests.partners import a_partner
 
 from pharma_fl.privacy.entries import Released, Reserved
@@ -35,19 +39,23 @@ def check(partner, folder):
 @pytest.mark.slow
 def test_two_hundred_random_kills_in_a_row(tmp_path):
     partner = a_partner(tmp_path, budget=kills.budget())
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.clients.kills_warm"])
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "tests.clients.kill_server", str(tmp_path)],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     chance = random.Random(20)
-    for _ in range(KILLS):
-        ready = context.Event()
-        child = context.Process(target=kills.go_on, args=(tmp_path, ready))
-        child.start()
-        assert ready.wait(60)
-        time.sleep(chance.uniform(0, 0.3))
-        child.kill()
-        child.join(60)
-        assert child.exitcode == -9
-        check(partner, tmp_path)
+    with server:
+        for _ in range(KILLS):
+            print("fork", file=server.stdin, flush=True)
+            child = int(server.stdout.readline())
+            time.sleep(chance.uniform(0, 0.3))
+            os.kill(child, signal.SIGKILL)
+            assert os.WTERMSIG(int(server.stdout.readline())) == signal.SIGKILL
+            check(partner, tmp_path)
+        server.stdin.close()
     charged, replies = check(partner, tmp_path)
     refused = [json.loads(line)["code"] for line in kills.lines(tmp_path / "coordinator.log")]
     # Kills met rounds at work, and others met rounds that were done.

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -41,9 +42,7 @@ def ledger_of(partner):
 
 def kinds(partner):
     return [
-        (entry.round, entry.kind)
-        for entry in ledger_of(partner).entries()
-        if isinstance(entry, Reserved | Released)
+        (entry.round, entry.kind) for entry in ledger_of(partner).entries() if isinstance(entry, Reserved | Released)
     ]
 
 
@@ -350,6 +349,41 @@ def test_an_unprotected_run_needs_the_partners_word(tmp_path):
 def test_thresholds_taken_from_the_data_are_refused_under_privacy(tmp_path):
     with pytest.raises(PrivacyError, match="PFL-P04"):
         train_round(a_partner(tmp_path, data_derived=(7,)), a_request())
+
+
+def test_a_plan_for_series_on_data_that_know_none_is_refused_uncharged(tmp_path):
+    partner = a_partner(tmp_path)
+    with pytest.raises(PrivacyError, match="PFL-P08"):
+        train_round(partner, a_request(plan=a_plan(unit="series")))
+    assert kinds(partner) == []
+
+
+def test_shares_of_noise_are_refused_uncharged(tmp_path):
+    partner = a_partner(tmp_path)
+    plan = a_plan(noise_mode="shared", contributors=4, tolerated_colluders=1, steps_per_round=1)
+    with pytest.raises(PrivacyError, match="PFL-P05"):
+        train_round(partner, a_request(plan=plan))
+    assert kinds(partner) == []
+
+
+def test_two_rounds_at_once_wait_for_each_other(tmp_path):
+    """The same round asked for again while it is worked on gets the stored reply, and not a second charge."""
+    partner = a_partner(tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: train_round(partner, a_request()), range(2))
+    assert all(torch.equal(one.change[name], other.change[name]) for name in one.change)
+    assert kinds(partner) == [(1, "reserved"), (1, "released")]
+
+
+def test_a_ledger_that_went_back_is_noticed_by_the_state(tmp_path):
+    partner = a_partner(tmp_path)
+    train_round(partner, a_request(1))
+    old = [(path, path.read_bytes()) for path in (partner.path(partner.ledger), partner.path(partner.audit_log))]
+    train_round(partner, a_request(2))
+    for path, content in old:
+        path.write_bytes(content)
+    with pytest.raises(PrivacyError, match="PFL-P15"):
+        train_round(partner, a_request(3))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pharma_fl.clients.cohorts import of_cohorts
-from pharma_fl.clients.countable import check_countable
 from pharma_fl.clients.histograms import cell_histograms
+from pharma_fl.clients.preconditions import check_countable
 from pharma_fl.clients.records import open_records
 from pharma_fl.clients.start import start_network
 from pharma_fl.clients.state import PrivateState

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from pharma_fl.atomic import write_atomic
 from pharma_fl.clients.cohorts import dated, within
-from pharma_fl.clients.countable import check_countable
+from pharma_fl.clients.preconditions import check_countable
 from pharma_fl.config import Partner
 from pharma_fl.config.base import Settings
 from pharma_fl.config.federation import Unit

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from pharma_fl.clients.cohorts import dated, of_cohorts
+from pharma_fl.clients.preconditions import check_public_tasks
 from pharma_fl.clients.records import open_records, training_folds
 from pharma_fl.clients.start import start_network
 from pharma_fl.clients.state import PrivateState
@@ -25,6 +26,7 @@ from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.privacy.noise import NoiseSource, SystemNoise
 from pharma_fl.privacy.policy import check_policy
 from pharma_fl.privacy.row_independence import block_rows
+from pharma_fl.privacy.sampling import known_series
 from pharma_fl.privacy.spend import Spend
 
 
@@ -82,17 +84,7 @@ def _round(partner: Partner, request: RoundRequest, ledger: Ledger, noise: Noise
             "PFL-F02", f"Expected a round from 1 to {request.plan.rounds} (the plan's), got {request.round}."
         )
 
-    records = open_records(partner, request.model, training_folds(partner))
-    if request.plan.protected and records.data_derived_assays:
-        raise PrivacyError(
-            "PFL-P04",
-            f"The tasks of {len(records.data_derived_assays)} assays (assay {records.data_derived_assays[0]}, ...) "
-            "follow from the data, which the accounting does not cover. Give these assays expert thresholds, list "
-            "them in tables.assays if the table is a long one, and prepare again; where matrices were imported, "
-            "docs/data.md says when --public-tasks is right.",
-        )
-    if partner.budget.cohorts:
-        dated(records)
+    records = _known_records(partner, request)
     network = start_network(partner, request.model, records, request.seed)
     check_shapes(trunk_of(network), request.trunk, place="The coordinator's trunk")
     load_trunk(network, request.trunk)
@@ -124,6 +116,17 @@ def _round(partner: Partner, request: RoundRequest, ledger: Ledger, noise: Noise
             " It stays charged and is not repeated; mend the cause, and the next round can go on.",
         ) from error
     return _stored_reply(partner, request, ledger, new_state)
+
+
+def _known_records(partner: Partner, request: RoundRequest) -> Records:
+    records = open_records(partner, request.model, training_folds(partner))
+    if request.plan.protected:
+        check_public_tasks(records.data_derived_assays)
+    if request.plan.unit == "series":
+        known_series(records.series)
+    if partner.budget.cohorts:
+        dated(records)
+    return records
 
 
 def _generator(partner: Partner, device: torch.device) -> str:

@@ -12,12 +12,12 @@ from typing import Literal, NamedTuple
 
 import dp_accounting
 import numpy as np
+from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution, identity
 from dp_accounting.rdp import rdp_privacy_accountant
 
 from pharma_fl.config.federation import Unit
 from pharma_fl.errors import PrivacyError
-from pharma_fl.privacy.dominating_pair import Pair, least_level, privacy_losses
-from pharma_fl.privacy.privacy_loss import MOST_POINTS, PrivacyLoss, compose, window
+from pharma_fl.privacy.dominating_pair import FINEST_GRID, Pair, least_level, pair_distribution
 
 Adversary = Literal["coordinator", "partners"]
 """``coordinator``: also everybody who later sees the model. ``partners``: those with the coordinator, as far as
@@ -26,13 +26,15 @@ tolerated, who know their own shares of the noise."""
 _ORDERS = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 # What rounding may hide of the divergence of each step, at order 2.
 _RENYI_ROUNDING = 1e-15
+_MOST_POINTS = 2**20
+"""Of a composed distribution: above this the grid is made coarser, which costs accuracy and never soundness."""
+_COARSEST_LEVEL = 20
+_NEXT_TO_NO_MASS = 1e-12
 # Less noise than this is priced as none, and more than that as that: both raise the price.
 _LEAST_NOISE, _MOST_NOISE = 1e-3, 1e6
 
 Steps = tuple[tuple[Pair, int], ...]
 UNPROTECTED: Steps = ((Pair(rate=1.0, noise=0.0), 1),)
-_EVERYTHING = PrivacyLoss(level=0, lower=0, probabilities=np.zeros(1), infinite=1.0)
-_NOTHING = PrivacyLoss(level=0, lower=0, probabilities=np.ones(1), infinite=0.0)
 
 
 class Charge(NamedTuple):
@@ -77,9 +79,9 @@ def epsilon(charges: Iterable[Charge], delta: float, *, unit: Unit = "compound",
     Returns
     -------
     float
-        An upper bound under adding or removing that: the smaller one of two, by privacy-loss distributions on a grid of
-        1e-4 (coarser only where 2**20 points do not reach) and by Renyi divergences. 0 for an empty history,
-        infinity as soon as one charge has no noise.
+        An upper bound under adding or removing that: the smaller one of two, by dp-accounting's privacy-loss
+        distributions on a grid of 1e-4 (coarser only where 2**20 points do not reach) and by its Renyi divergences.
+        0 for an empty history, infinity as soon as one charge has no noise.
 
     Raises
     ------
@@ -105,7 +107,7 @@ def epsilon(charges: Iterable[Charge], delta: float, *, unit: Unit = "compound",
     References
     ----------
     Koskela, Jaelkoe, Honkela 2020, arXiv 1906.03049; Zhu, Dong, Wang 2022, arXiv 2106.08567; Mironov, Talwar,
-    Zhang 2019, arXiv 1908.10530; dp-accounting 0.6, ``RdpAccountant``.
+    Zhang 2019, arXiv 1908.10530; dp-accounting 0.6.
     """
     return _epsilon(priced(charges, unit, members), delta)
 
@@ -113,20 +115,16 @@ def epsilon(charges: Iterable[Charge], delta: float, *, unit: Unit = "compound",
 def delta_at(charges: Iterable[Charge], epsilon: float, *, unit: Unit = "compound", members: int = 1) -> float:
     """Return delta of all charges together at an epsilon: an upper bound, as `epsilon`, whose inverse it is."""
     steps = priced(charges, unit, members)
-    found = max(loss.delta(epsilon) for loss in _composed(steps))
-    if steps in ((), UNPROTECTED):
+    if not steps:
+        return max(0.0, -math.expm1(epsilon))
+    whole = _composed(steps)
+    found = 1.0 if whole is None else float(whole.get_delta_for_epsilon(epsilon))
+    if steps == UNPROTECTED:
         return found
     try:
         return min(found, float(renyi(steps).get_delta(epsilon)))
     except ValueError:  # dp-accounting's formula ends where a divergence is rounded to 0
         return found
-
-
-def composed(
-    charges: Iterable[Charge], *, unit: Unit = "compound", members: int = 1
-) -> tuple[PrivacyLoss, PrivacyLoss]:
-    """Return the privacy loss of all charges together: of data with the unit against data without it, and back."""
-    return _composed(priced(charges, unit, members))
 
 
 def priced(charges: Iterable[Charge], unit: Unit, members: int) -> Steps:
@@ -153,7 +151,11 @@ def priced(charges: Iterable[Charge], unit: Unit, members: int) -> Steps:
 
 @lru_cache(maxsize=4096)
 def _epsilon(steps: Steps, delta: float) -> float:
-    both = max(loss.epsilon(delta) for loss in _composed(steps)), _epsilon_by_renyi(steps, delta)
+    if not steps:
+        return 0.0
+    whole = _composed(steps)
+    by_loss = math.inf if whole is None else float(whole.get_epsilon_for_delta(delta))
+    both = by_loss, _epsilon_by_renyi(steps, delta)
     numbers = [value for value in both if not math.isnan(value)]
     if not numbers:
         raise PrivacyError("PFL-P06", f"The accountant found no epsilon for {steps} at delta {delta:g}.")
@@ -184,24 +186,42 @@ def renyi(steps: Steps, orders: Sequence[int] = _ORDERS) -> rdp_privacy_accounta
     return accountant
 
 
-@lru_cache(maxsize=4)
-def _composed(steps: Steps) -> tuple[PrivacyLoss, PrivacyLoss]:
-    if not steps:
-        return _NOTHING, _NOTHING
+def composed(charges: Iterable[Charge], *, unit: Unit = "compound", members: int = 1) -> PrivacyLossDistribution | None:
+    """Return the privacy-loss distribution of all charges together; None where it would be without end.
+
+    Its divergences are the larger ones of data with the unit against data without it, and back.
+    """
+    return _composed(priced(charges, unit, members))
+
+
+@lru_cache(maxsize=8)
+def _composed(steps: Steps) -> PrivacyLossDistribution | None:
     if steps == UNPROTECTED:
-        return _EVERYTHING, _EVERYTHING
-    level = max(least_level(pair) for pair, _ in steps)
-    while True:
-        found = [(*privacy_losses(pair, level), times) for pair, times in steps]
-        directions = [[(forward, times) for forward, _, times in found], [(back, times) for _, back, times in found]]
-        if all(forward is back for forward, back, _ in found):
-            del directions[1]
-        bounds = [window(parts) for parts in directions]
-        widest = max(high - low for low, high in bounds)
-        if widest <= MOST_POINTS:
-            losses = [compose(parts, ends) for parts, ends in zip(directions, bounds, strict=True)]
-            return losses[0], losses[-1]
-        level += math.ceil(math.log2(widest / MOST_POINTS))
+        return None
+    level = _level(steps, _epsilon_by_renyi(steps, _NEXT_TO_NO_MASS))
+    while level <= _COARSEST_LEVEL:
+        whole = identity(math.ldexp(FINEST_GRID, level))
+        for pair, times in steps:
+            whole = whole.compose(_repeated(pair, times, level))
+        # Renyi's bound is loose for units of several compounds, and what a coarse grid says is less so.
+        finer = _level(steps, float(whole.get_epsilon_for_delta(_NEXT_TO_NO_MASS))) if level else 0
+        if finer >= level:
+            return whole
+        level = finer
+    return None
+
+
+def _level(steps: Steps, reach: float) -> int:
+    """Return the level of the finest grid on which losses up to `reach` have few enough points."""
+    wanted = math.ceil(math.log2(max(1.0, 2 * min(reach, 1e300) / FINEST_GRID / _MOST_POINTS)))
+    return max([wanted, *(least_level(pair) for pair, _ in steps)], default=0)
+
+
+@lru_cache(maxsize=32)
+def _repeated(pair: Pair, times: int, level: int) -> PrivacyLossDistribution:
+    # Orders at which moments of the loss overflow bound nothing, and others do.
+    with np.errstate(over="ignore", divide="ignore"):
+        return pair_distribution(pair, level).self_compose(times)
 
 
 def affordable_steps(

@@ -9,7 +9,9 @@ import numpy as np
 
 from pharma_fl.config.federation import Unit
 from pharma_fl.privacy.accountant import Charge, composed
-from pharma_fl.privacy.privacy_loss import PrivacyLoss
+
+_FARTHEST = 700.0
+_POINTS = 8001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +51,21 @@ def worst_case_attacker(
 
     Notes
     -----
-    The true positive rate at a false positive rate a is at most the infimum over epsilon of
-    ``exp(epsilon) a + delta(epsilon)``.
+    The true positive rate at a false positive rate a is at most ``exp(epsilon) a + delta(epsilon)`` for every epsilon,
+    and so at most the least of that over any set of them.
 
     References
     ----------
     Dong, Roth, Su 2022, arXiv 1905.02383; Kulynych et al. 2024, arXiv 2407.02191.
     """
-    losses = composed(charges, unit=unit, members=members)
+    whole = composed(charges, unit=unit, members=members)
+    if whole is None:
+        return Attacker(advantage=1.0, tpr=dict.fromkeys(fprs, 1.0))
+    reach = min(_FARTHEST, float(whole.get_epsilon_for_delta(min(fprs) / 1e4)))
+    epsilons = np.linspace(-max(1.0, reach), max(1.0, reach), _POINTS)
+    deltas = np.asarray(whole.get_delta_for_epsilon(epsilons))
+    bounds = {fpr: float((np.exp(epsilons) * fpr + deltas).min()) for fpr in fprs}
     return Attacker(
-        advantage=max(loss.delta(0.0) for loss in losses),
-        tpr={fpr: max(_most_true_positives(loss, fpr) for loss in losses) for fpr in fprs},
+        advantage=min(1.0, float(whole.get_delta_for_epsilon(0.0))),
+        tpr={fpr: min(1.0, max(fpr, bound)) for fpr, bound in bounds.items()},
     )
-
-
-def _most_true_positives(loss: PrivacyLoss, fpr: float) -> float:
-    # Between two points of the grid delta is linear in exp(epsilon), so that the infimum is at one of them.
-    bounds = np.exp(np.minimum(loss.losses, 700.0)) * fpr + loss.deltas
-    return float(np.clip(bounds.min(), fpr, 1.0))

@@ -34,11 +34,17 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from dp_accounting import NeighboringRelation
+from dp_accounting.pld.pld_pmf import DensePLDPmf
+from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution, from_gaussian_mechanism
+from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr
 from scipy.stats import binom
 
-from pharma_fl.privacy.privacy_loss import FINEST_GRID, Floats, PrivacyLoss
+Floats = NDArray[np.float64]
 
+FINEST_GRID = 1e-4
+_RELATIONS = {False: NeighboringRelation.ADD_OR_REMOVE_ONE, True: NeighboringRelation.REPLACE_ONE}
 # Mass of either distribution that counts as infinite loss instead of being followed, for each step.
 _LOG_TAIL = -50.0
 # Beyond so many standard deviations a Gaussian has no mass that float64 could tell from none.
@@ -59,6 +65,11 @@ class Pair(NamedTuple):
     noise: float
     units: int = 1
     replaced: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether dp-accounting has the pair."""
+        return self.units == 1
 
     @property
     def most_shift(self) -> int:
@@ -119,17 +130,26 @@ def least_level(pair: Pair) -> int:
 
 
 @lru_cache(maxsize=64)
-def privacy_losses(pair: Pair, level: int) -> tuple[PrivacyLoss, PrivacyLoss]:
-    """Return the privacy loss of a pair on a grid: upper against lower, and lower against upper.
+def pair_distribution(pair: Pair, level: int) -> PrivacyLossDistribution:
+    """Return the privacy-loss distribution of a pair on the grid ``FINEST_GRID * 2**level``, rounded pessimistically.
 
-    Between two points of the grid, the mass of both distributions is moved to the two points such that both keep their
-    masses ("connect the dots"): then no hockey-stick divergence is less than before.
+    dp-accounting's own where it has the pair, which is for one unit. It builds mixtures of more in minutes and has none
+    against a mixture, so those are made here: between two points of the grid, the mass of both distributions is
+    moved to the two points such that both keep their masses ("connect the dots"), and then no hockey-stick divergence
+    is less than before.
 
     References
     ----------
     Doroshenko, Ghazi, Kamath, Kumar, Manurangsi 2022, arXiv 2207.04380.
     """
     step = math.ldexp(FINEST_GRID, level)
+    if pair.is_known:
+        return from_gaussian_mechanism(
+            pair.noise,
+            value_discretization_interval=step,
+            sampling_prob=pair.rate,
+            neighboring_relation=_RELATIONS[pair.replaced],
+        )
     (left, right), (shifts, weights, cut) = _ends(pair), _mixture(pair.rate, pair.units)
     edges = pair.loss(np.array([left, right]))[0]
     first = math.floor(edges[0] / step)
@@ -143,10 +163,11 @@ def privacy_losses(pair: Pair, level: int) -> tuple[PrivacyLoss, PrivacyLoss]:
         if pair.replaced
         else _log_masses(x, np.zeros(1), np.zeros(1), pair.noise)
     )
-    forward = _connect(upper, lower, losses, cut=cut, level=level, first=first)
+    forward = _connect(upper, lower, losses, cut=cut, step=step, first=first)
     if pair.replaced:
-        return forward, forward
-    return forward, _connect(lower[::-1], upper[::-1], -losses[::-1], cut=0.0, level=level, first=-int(numbers[-1]))
+        return PrivacyLossDistribution(forward)
+    back = _connect(lower[::-1], upper[::-1], -losses[::-1], cut=0.0, step=step, first=-int(numbers[-1]))
+    return PrivacyLossDistribution(forward, back)
 
 
 def _inverse(pair: Pair, losses: Floats, reach: float) -> Floats:
@@ -192,8 +213,7 @@ def _log_masses(x: Floats, means: Floats, weights: Floats, noise: float) -> Floa
     return found
 
 
-def _connect(upper: Floats, lower: Floats, losses: Floats, *, cut: float, level: int, first: int) -> PrivacyLoss:
-    step = math.ldexp(FINEST_GRID, level)
+def _connect(upper: Floats, lower: Floats, losses: Floats, *, cut: float, step: float, first: int) -> DensePLDPmf:
     masses = np.exp(upper)
     with np.errstate(invalid="ignore"):
         ratio = losses[:-1] + lower[1:-1] - upper[1:-1]
@@ -202,4 +222,4 @@ def _connect(upper: Floats, lower: Floats, losses: Floats, *, cut: float, level:
     points[1:] += masses[1:-1] * share
     points[:-1] += masses[1:-1] * (1.0 - share)
     points[0] += masses[0]
-    return PrivacyLoss(level=level, lower=first, probabilities=points, infinite=min(1.0, float(masses[-1]) + cut))
+    return DensePLDPmf(step, first, points, min(1.0, float(masses[-1]) + cut), pessimistic_estimate=True)

@@ -312,9 +312,9 @@ def _too_small(rows: int, series: int) -> PrivacyError:
     return PrivacyError(
         "PFL-P08",
         f"A series is clipped in one block. Expected blocks of at least {series} rows (federation.toml: "
-        f"privacy.max_series_size), got {rows}: partner.toml asks for no more (compute.physical_batch), or the machine's "
-        "memory or rounding allows no more. Raise compute.physical_batch, agree on a lower privacy.max_series_size, or "
-        "on model.hidden of multiples of 16.",
+        f"privacy.max_series_size), got {rows}: partner.toml asks for no more (compute.physical_batch), or memory or "
+        "rounding on this machine allows no more. Raise compute.physical_batch, agree on a lower "
+        "privacy.max_series_size, or on model.hidden of multiples of 16.",
     )
 
 

@@ -176,7 +176,8 @@ class Ledger(LedgerFile):
 
 def _check_pace(history: History, spend: Spend, policy: PolicySettings, now: datetime) -> None:
     broken = []
-    steps = spend.charge.steps + sum(one.steps for one in history.charges(run=spend.run, purposes=("train",)))
+    steps = sum(one.steps for one in history.charges(run=spend.run, purposes=("train",)))
+    steps += spend.charge.steps if spend.purpose == "train" else 0
     if steps > policy.max_steps_per_run:
         broken.append(f"{steps} steps in one run > policy.max_steps_per_run {policy.max_steps_per_run}")
     rounds = 1 + history.rounds_since(now - DAY)

@@ -21,12 +21,11 @@ from pharma_fl.config.federation import (
     Unit,
     check_clipping,
 )
-from pharma_fl.errors import PrivacyError
 from pharma_fl.privacy.accountant import Adversary, Charge, epsilon
 from pharma_fl.privacy.calibration import calibrate_noise
 from pharma_fl.privacy.clip import Clip, gradient_multiplier, group_multipliers
 from pharma_fl.privacy.noise import NoiseSource
-from pharma_fl.privacy.sampling import Sample, compound_sample, series_sample
+from pharma_fl.privacy.sampling import Sample, compound_sample, known_series, series_sample
 
 
 class PrivacyPlan(Settings):
@@ -201,13 +200,8 @@ class PrivacyPlan(Settings):
         """
         if self.unit == "compound":
             return compound_sample(noise, records=records, sample_rate=self.sample_rate)
-        if series is None:
-            raise PrivacyError(
-                "PFL-P08",
-                'The plan protects series (privacy.unit = "series"), and the prepared data do not say which series a '
-                "compound is of. Prepare from tables with folds.method scaffold or temporal.",
-            )
-        return series_sample(noise, series=series, sample_rate=self.sample_rate, most=self.max_series_size)
+        known = known_series(series)
+        return series_sample(noise, series=known, sample_rate=self.sample_rate, most=self.max_series_size)
 
 
 def propose(privacy: PrivacySettings, training: TrainingSettings, *, partners: int = 1) -> PrivacyPlan:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pharma_fl.errors import PrivacyError
 from pharma_fl.privacy.noise import NoiseSource
 
 
@@ -90,3 +91,20 @@ def series_sample(noise: NoiseSource, *, series: NDArray[np.int32], sample_rate:
     rank = np.arange(len(rows)) - np.repeat(np.cumsum(members) - members, members)
     chosen = np.sort(by_chance[rank < most])
     return Sample(rows=rows[chosen].astype(np.int64), units=len(members), series=numbers[chosen])
+
+
+def known_series(series: NDArray[np.int32] | None) -> NDArray[np.int32]:
+    """Return each compound's series.
+
+    Raises
+    ------
+    PrivacyError
+        ``PFL-P08`` the prepared data do not have them.
+    """
+    if series is None:
+        raise PrivacyError(
+            "PFL-P08",
+            'Series are protected (unit = "series"), and the prepared data do not say which series a compound is of. '
+            "Prepare from tables with folds.method scaffold or temporal.",
+        )
+    return series

@@ -1,4 +1,4 @@
-"""What must be known of prepared data before noised counts of them are charged."""
+"""What must be known of prepared data before anything is charged; all of it follows from settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pharma_fl.clients.cohorts import dated
 from pharma_fl.config import Partner
 from pharma_fl.data.matrices import PreparedData
 from pharma_fl.errors import BudgetExceeded, PrivacyError
+from pharma_fl.privacy.sampling import known_series
 
 
 def check_countable(partner: Partner, data: PreparedData) -> None:
@@ -33,12 +34,8 @@ def check_countable(partner: Partner, data: PreparedData) -> None:
     check_public_tasks(data.data_derived_assays)
     if partner.budget.cohorts:
         dated(data)
-    if partner.budget.unit == "series" and data.series is None:
-        raise PrivacyError(
-            "PFL-P08",
-            'The budget protects series (budget.unit = "series"), and the prepared data do not say which series a '
-            "compound is of. Prepare from tables with folds.method scaffold or temporal.",
-        )
+    if partner.budget.unit == "series":
+        known_series(data.series)
 
 
 def check_public_tasks(data_derived_assays: Sequence[str]) -> None:
