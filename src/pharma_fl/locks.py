@@ -45,4 +45,6 @@ def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
                 break
         yield
     finally:
+        # A process that was forked meanwhile has the handle too, and must not hold the lock on.
+        fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)

@@ -220,15 +220,16 @@ def test_a_gpu_that_is_not_there_is_refused_uncharged(tmp_path):
     assert kinds(partner) == []
 
 
-def test_damaged_labels_are_refused_uncharged(tmp_path):
+def test_damaged_labels_fail_the_round_after_its_charge(tmp_path):
+    """Which compound is damaged, and how, would be told by a code of its own."""
     partner = a_partner(tmp_path)
     path = partner.path(partner.data) / "y_regr_values.npy"
     values = np.load(path)
     values[3] = np.nan
     np.save(path, values)
-    with pytest.raises(ModelError, match="PFL-M08"):
+    with pytest.raises(PrivacyError, match="PFL-P17"):
         train_round(partner, a_request())
-    assert kinds(partner) == []
+    assert kinds(partner) == [(1, "reserved")]
 
 
 def test_runs_that_share_a_state_folder_are_refused_before_heads_are_lost(tmp_path):

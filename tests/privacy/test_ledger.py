@@ -220,7 +220,6 @@ def test_metrics_spend_nothing_unless_the_budget_says_so_and_no_more_than_it_say
         ),
         (("budget", {"epsilon": 50.0, "epsilon_per_run": 40.0}), ("budget", {"epsilon": 50.0})),
         (("budget", {"epsilon": 50.0}), ("budget", {"epsilon": 50.0, "epsilon_for_metrics": 0.1})),
-        (("budget", {"epsilon": 50.0, "unit": "series", "series_size": 9}), ("budget", {"epsilon": 50.0})),
         (
             ("budget", {"epsilon": 50.0, "unit": "series", "series_size": 9}),
             ("budget", {"epsilon": 50.0, "unit": "series", "series_size": 8}),
@@ -263,6 +262,27 @@ def test_limits_tighten_by_themselves_and_loosen_on_the_record_alone(tmp_path, t
     assert isinstance(recorded, Limited)
     assert (recorded.by, recorded.why) == ("A. Roe", "a second year")
     spend(ledger, [4], plan, **settings(loose))
+
+
+def test_a_limit_that_refuses_the_first_round_after_it_was_tightened_holds_all_the_same(tmp_path):
+    ledger = a_ledger(tmp_path)
+    spend(ledger, [1])
+    with pytest.raises(BudgetExceeded):
+        spend(ledger, [2], budget=BudgetSettings(epsilon=0.1))
+    with pytest.raises(PolicyViolation, match="PFL-P21.*budget.epsilon"):
+        spend(ledger, [2])
+
+
+def test_another_unit_is_another_promise_whichever_way(tmp_path):
+    """Runs for series cost a series less than a compound, so a budget that changes its unit would go on and on."""
+    ledger, plan = a_ledger(tmp_path), a_plan(unit="series", rounds=1000)
+    budget = BudgetSettings(epsilon=4.0)
+    done, _ = rounds_that_fit(ledger, budget, plan=plan)
+    series = BudgetSettings(epsilon=4.0, unit="series", series_size=1)
+    with pytest.raises(PolicyViolation, match="PFL-P21.*budget.unit: compound to series"):
+        spend(ledger, [done + 1], plan, budget=series)
+    assert ledger.loosen(budget=series, policy=POLICY, by="A. Roe", why="series from now on")
+    spend(ledger, [done + 1], plan, budget=series)
 
 
 def test_a_placebo_and_cohorts_are_no_limits(tmp_path):
@@ -377,7 +397,7 @@ def test_a_log_that_was_rotated_is_told_everything_anew(tmp_path):
     spend(ledger, [1, 2])
     (tmp_path / "audit.jsonl").rename(tmp_path / "audit.jsonl.1")
     spend(ledger, [3])
-    assert [echo.seq for echo in ledger.journal.since(0)] == [1, 2, 3, 4, 5]
+    assert [echo.seq for echo in ledger.journal.all()] == [1, 2, 3, 4, 5]
 
 
 def test_a_partners_own_files_are_used(tmp_path):

@@ -1,8 +1,10 @@
 """A ledger that was edited, cut, rolled back, copied or lost is noticed by `verify` and by the next round."""
 
 import json
+import os
 import shutil
 import sqlite3
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -220,12 +222,19 @@ def test_without_its_key_nothing_is_added(tmp_path, spoil):
         ledger.key.write_bytes(b"not a key")
     with pytest.raises(PrivacyError, match="PFL-P13"):
         spend(a_ledger(tmp_path), [4])
+    with pytest.raises(PrivacyError, match="PFL-P13"):
+        verified(a_ledger(tmp_path), BUDGET)
     assert len(a_ledger(tmp_path).entries()) == 8
 
 
 def test_a_file_that_is_no_ledger_is_refused(tmp_path):
     (tmp_path / "ledger.sqlite").write_bytes(b"not a database" * 100)
     refused(tmp_path, "PFL-P13")
+
+
+def declare(ledger, number, covers=()):
+    lost = {"purpose": "declared", "charge": Charge(0.3, 5.0, 5), "covers": covers, "by": "A. Roe", "why": "fire"}
+    ledger.reserve(a_spend(number, run="declared", **lost), budget=BUDGET, policy=POLICY)
 
 
 # --- backups ------------------------------------------------------------------------------------------------------
@@ -283,27 +292,71 @@ def test_what_is_lost_for_good_stays_noticed_until_it_is_declared(tmp_path):
     restore(a_ledger(tmp_path), tmp_path / "backup.sqlite", by="A. Roe", why="fire")
     with pytest.raises(PrivacyError, match="PFL-P15"):
         spend(a_ledger(tmp_path), [5], witnesses=[head])
-    lost = {"purpose": "declared", "charge": Charge(0.3, 5.0, 5), "covers": (head,), "by": "A. Roe", "why": "fire"}
-    a_ledger(tmp_path).reserve(a_spend(1, run="declared", **lost), budget=BUDGET, policy=POLICY)
+    declare(a_ledger(tmp_path), 1, covers=(head,))
     spend(a_ledger(tmp_path), [5], witnesses=[head])
     verified(a_ledger(tmp_path), BUDGET, witnesses=[head])
 
 
-def test_entries_lost_though_the_audit_log_tells_of_them_can_be_declared_too(tmp_path):
-    """The log's lines in between are gone, so nothing can be brought back."""
+@pytest.mark.parametrize("kept", [1, 3])
+def test_entries_lost_though_the_audit_log_tells_of_them_are_not_forgotten_by_restoring(tmp_path, kept):
+    """The log's lines in between are gone, so nothing can be brought back, and each that is left must be declared."""
     ledger = a_history(tmp_path)
     ledger.back_up(tmp_path / "backup.sqlite")
-    spend(ledger, [4, 5])
+    spend(ledger, [4, 5, 6, 7])
     lines = ledger.journal.path.read_text().splitlines()
-    ledger.journal.path.write_text(lines[-1] + "\n")
-    head = ledger.head
+    ledger.journal.path.write_text("\n".join(lines[-kept:]) + "\n")
     ledger.path.unlink()
     assert restore(a_ledger(tmp_path), tmp_path / "backup.sqlite", by="A. Roe", why="fire") == 0
-    lost = {"purpose": "declared", "charge": Charge(0.3, 5.0, 10), "covers": (head,), "by": "A. Roe", "why": "fire"}
-    a_ledger(tmp_path).reserve(a_spend(1, run="declared", **lost), budget=BUDGET, policy=POLICY)
-    spend(a_ledger(tmp_path), [6])
+    lost = a_ledger(tmp_path).history().lost
+    assert len(lost) == kept
+    refused(tmp_path, "PFL-P15")
+    with pytest.raises(PrivacyError, match="PFL-P15"):
+        declare(a_ledger(tmp_path), 1, covers=lost[1:])
+    declare(a_ledger(tmp_path), 1, covers=lost)
+    spend(a_ledger(tmp_path), [8])
     verified(a_ledger(tmp_path), BUDGET)
+    assert a_ledger(tmp_path).history().lost == ()
     assert a_ledger(tmp_path).journal.last().link.hash == a_ledger(tmp_path).head
+
+
+def test_one_damaged_line_of_the_log_is_noticed_by_restoring(tmp_path):
+    ledger = a_history(tmp_path)
+    ledger.back_up(tmp_path / "backup.sqlite")
+    spend(ledger, [4, 5, 6])
+    lines = ledger.journal.path.read_text().splitlines()
+    lines[-2] = lines[-2][:-40]
+    ledger.journal.path.write_text("\n".join(lines) + "\n")
+    ledger.path.unlink()
+    assert restore(a_ledger(tmp_path), tmp_path / "backup.sqlite", by="A. Roe", why="fire") == 1
+    refused(tmp_path, "PFL-P15")
+
+
+def test_a_restore_that_is_killed_leaves_a_ledger_in_its_place(tmp_path, monkeypatch):
+    ledger = a_history(tmp_path)
+    ledger.back_up(tmp_path / "backup.sqlite")
+    spend(ledger, [4])
+    for step in ("link", "replace"):
+        with monkeypatch.context() as patch:
+            owner = os if step == "link" else Path
+
+            def die(*_):
+                raise KeyboardInterrupt
+
+            patch.setattr(owner, step, die)
+            with pytest.raises(KeyboardInterrupt):
+                restore(a_ledger(tmp_path), tmp_path / "backup.sqlite", by="A. Roe", why="a try")
+        assert a_ledger(tmp_path).entries()
+    restore(a_ledger(tmp_path), tmp_path / "backup.sqlite", by="A. Roe", why="a try")
+    assert verified(a_ledger(tmp_path), BUDGET)["charges"] == 4
+
+
+def test_a_backup_overwrites_nothing(tmp_path):
+    ledger = a_history(tmp_path)
+    for name in ("ledger.key", "ledger.sqlite", "audit.jsonl"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(PrivacyError, match="PFL-P22"):
+            ledger.back_up(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before
 
 
 def test_a_tampered_backup_is_refused(tmp_path):

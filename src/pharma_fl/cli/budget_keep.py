@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,17 @@ from pharma_fl.cli.budget_show import PartnerArgument, finite, text
 from pharma_fl.cli.output import console, print_json, table
 from pharma_fl.cli.prepare import JsonOption
 from pharma_fl.config import Partner
+from pharma_fl.config.federation import Unit
 
-ByOption = Annotated[str, typer.Option(help="Who decides it; written into the ledger.")]
-WhyOption = Annotated[str, typer.Option(help="Why; written into the ledger.")]
+
+def _said(text: str) -> str:
+    if not text.strip():
+        raise typer.BadParameter("say it in words.")
+    return text
+
+
+ByOption = Annotated[str, typer.Option(callback=_said, help="Who decides it; written into the ledger.")]
+WhyOption = Annotated[str, typer.Option(callback=_said, help="Why; written into the ledger.")]
 
 
 def verify(partner_file: PartnerArgument, as_json: JsonOption = False) -> None:
@@ -23,13 +32,11 @@ def verify(partner_file: PartnerArgument, as_json: JsonOption = False) -> None:
 
     Example: `pharma-fl budget verify partners/north/partner.toml`
     """
-    from pharma_fl.clients.state import PrivateState
-    from pharma_fl.privacy.ledger import Ledger
+    from pharma_fl.clients.witnesses import ledger_of
     from pharma_fl.privacy.verification import verified
 
     partner = Partner.load(partner_file)
-    state = PrivateState.load(partner.path(partner.state))
-    found = verified(Ledger.of(partner), partner.budget, witnesses=[state.ledger] if state else [])
+    found = verified(ledger_of(partner), partner.budget)
     if as_json:
         print_json(finite(found))
         return
@@ -43,7 +50,7 @@ def export(
 ) -> None:
     """Write the ledger as JSON lines: each entry as it was hashed, its hash and signature.
 
-    docs/privacy.md has the few lines with which a public tool computes epsilon from them.
+    docs/budget.md has the few lines with which a public tool computes epsilon from them.
 
     Example: `pharma-fl budget export partners/north/partner.toml --to ledger.jsonl`
     """
@@ -91,10 +98,13 @@ def restore(
     from pharma_fl.privacy.ledger import Ledger
     from pharma_fl.privacy.restoring import restore as put_back
 
-    lacked = put_back(Ledger.of(Partner.load(partner_file)), source, by=by, why=why)
-    console.print(
-        f"Restored. {lacked} entries that it lacked came back from the audit log. Check: pharma-fl budget verify"
-    )
+    ledger = Ledger.of(Partner.load(partner_file))
+    lacked = put_back(ledger, source, by=by, why=why)
+    console.print(f"Restored. {lacked} entries that it lacked came back from the audit log.", soft_wrap=True)
+    lost = len(ledger.history().lost)
+    if lost:
+        said = f"{lost} more that the log tells of are lost. Nothing is spent until they are declared (--covers-lost)."
+        console.print(said, soft_wrap=True)
 
 
 def loosen(partner_file: PartnerArgument, by: ByOption, why: WhyOption) -> None:
@@ -104,10 +114,10 @@ def loosen(partner_file: PartnerArgument, by: ByOption, why: WhyOption) -> None:
 
     Example: `pharma-fl budget loosen partners/north/partner.toml --by "A. Roe" --why "second year of the contract"`
     """
-    from pharma_fl.privacy.ledger import Ledger
+    from pharma_fl.clients.witnesses import ledger_of
 
     partner = Partner.load(partner_file)
-    changed = Ledger.of(partner).loosen(budget=partner.budget, policy=partner.policy, by=by, why=why)
+    changed = ledger_of(partner).loosen(budget=partner.budget, policy=partner.policy, by=by, why=why)
     for line in changed or ["Nothing is looser than before."]:
         console.print(line, soft_wrap=True, markup=False)
 
@@ -119,34 +129,42 @@ def declare(
     by: ByOption,
     why: WhyOption,
     sample_rate: Annotated[float, typer.Option(min=1e-6, max=1, help="Their rate of sampling.")] = 1.0,
+    unit: Annotated[Unit, typer.Option(help="What was sampled and clipped as one.")] = "compound",
     covers: Annotated[
         list[str] | None,
         typer.Option(metavar="HASH", help="Entries lost for good that the charge stands for; may be repeated."),
     ] = None,
+    covers_lost: Annotated[
+        bool, typer.Option("--covers-lost", help="All entries that the ledger itself says it lacks.")
+    ] = False,
 ) -> None:
     """Charge what was spent on these data elsewhere, or what entries said that are lost for good.
 
     Example: `pharma-fl budget declare partner.toml --noise-multiplier 5 --steps 40 --by "A. Roe" --why "a study"`
     """
+    from pharma_fl.clients.witnesses import ledger_of
     from pharma_fl.privacy.accountant import Charge
-    from pharma_fl.privacy.ledger import Ledger
     from pharma_fl.privacy.spend import Spend
 
+    hashes = tuple(covers or ())
+    if not all(re.fullmatch("[0-9a-f]{64}", one) for one in hashes):
+        raise typer.BadParameter("a hash has 64 hexadecimal digits.", param_hint="--covers")
     partner = Partner.load(partner_file)
-    ledger = Ledger.of(partner)
+    ledger = ledger_of(partner)
     with ledger.held():
+        lost = ledger.history().lost if covers_lost else ()
         spend = Spend(
             federation="declared",
             run="declared",
             round=1 + ledger.history().last_round("declared", "declared"),
             purpose="declared",
-            charge=Charge(sample_rate, noise_multiplier, steps),
+            charge=Charge(sample_rate, noise_multiplier, steps, unit),
             coordinator_noise=noise_multiplier,
             clipping="unknown",
             clipping_norm=1.0,
             plan="declared",
             generator="unknown",
-            covers=tuple(covers or ()),
+            covers=tuple(dict.fromkeys((*hashes, *lost))),
             by=by,
             why=why,
         )

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
+import numpy as np
 import typer
 
 from pharma_fl.cli.output import console, print_json, table
@@ -43,6 +44,7 @@ def show(
     guarantees = guarantees_of(partner, history)
     shown = {
         **_spent(partner, ledger, history),
+        "largest_series": _largest_series(partner),
         "guarantees": [_as_json(one) for one in guarantees],
         "cohorts": _cohorts(partner, history),
     }
@@ -102,22 +104,31 @@ def _spent(partner: Partner, ledger: Any, history: History) -> dict[str, Any]:
     budget = partner.budget
     charges = history.charges()
     spent = ledger.epsilon(budget)
-    # Opacus prices compounds that were sampled one by one, and nothing else.
-    comparable = charges and math.isfinite(spent) and budget.unit == "compound" and not budget.cohorts
-    comparable = comparable and all(charge.unit == "compound" for charge in charges)
     return {
         "partner": partner.name,
         "epsilon_budget": budget.epsilon,
         "delta": budget.delta,
         "unit": budget.unit,
         "epsilon_spent": spent,
-        "epsilon_spent_by_opacus": epsilon_by_opacus(charges, budget.delta) if comparable else None,
+        "epsilon_spent_by_opacus": epsilon_by_opacus(charges, budget.delta, unit=budget.unit),
         "epsilon_left": max(0.0, budget.epsilon - spent),
         "steps": sum(charge.steps for charge in charges),
         "ledger": str(ledger.path) if ledger.path.exists() else "none yet",
         "ledger_entries": history.length,
         "ledger_head": history.head,
     }
+
+
+def _largest_series(partner: Partner) -> int | None:
+    """Return how many compounds the largest family of the prepared data has, where that is known."""
+    from pharma_fl.data.matrices import PreparedData
+    from pharma_fl.errors import DataError
+
+    try:
+        series = PreparedData.open(partner.path(partner.data)).series
+    except DataError:
+        return None
+    return None if series is None or not len(series) else int(np.bincount(series).max())
 
 
 def _cohorts(partner: Partner, history: History) -> list[dict[str, Any]]:
@@ -212,6 +223,13 @@ def _print(partner: Partner, shown: dict[str, Any], guarantees: tuple[Guarantee,
         console.print(table(f"Against {found.adversary}", ["what", "value"], rows))
     for one in shown["guarantees"]:
         console.print(one["statement"])
+    most, largest = partner.budget.series_size, shown["largest_series"]
+    if most is not None and largest is not None and largest > most:
+        console.print(
+            f"The largest series has {largest} compounds, more than budget.series_size {most}: what runs that sampled "
+            "single compounds cost it is more than is shown.",
+            style="bold",
+        )
     if "plan" in shown:
         rows = [[key.replace("_", " "), text(value)] for key, value in shown["plan"].items()]
         console.print(table("The plan", ["what", "value"], rows))

@@ -78,14 +78,14 @@ def _audited(partner: Partner, message: Message, act: Callable[[Partner], Record
 def _join(partner: Partner, content: RecordDict) -> RecordDict:
     answer = ConfigRecord({"status": "joined", "partner": partner.name, "version": __version__})
     federation, plan = read_join_request(content)
-    ledger = Ledger.of(partner)
-    # A bare hash, so that the coordinator can notice a ledger that went back.
-    answer["ledger"] = ledger.head
     try:
         check_policy(plan, partner.policy, partner.budget, federation=federation)
     except PolicyViolation as error:
         answer.update(refusal(error).config_records[CONFIG])
         return RecordDict({CONFIG: answer})
+    ledger = Ledger.of(partner)
+    # A bare hash, so that the coordinator can notice a ledger that went back.
+    answer["ledger"] = ledger.head
     if partner.policy.report_budget:
         answer["affordable_rounds"] = ledger.affordable_rounds(plan, partner.budget)
     return RecordDict({CONFIG: answer})

@@ -15,7 +15,8 @@ from pharma_fl.clients.histograms import cell_histograms
 from pharma_fl.clients.preconditions import check_countable
 from pharma_fl.clients.records import open_records
 from pharma_fl.clients.start import start_network
-from pharma_fl.clients.state import PrivateState
+from pharma_fl.clients.state import METRICS_FILE, PrivateState
+from pharma_fl.clients.witnesses import ledger_of
 from pharma_fl.config import Partner
 from pharma_fl.data.matrices import PreparedData
 from pharma_fl.errors import FederationError, PrivacyError
@@ -30,8 +31,6 @@ from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.privacy.noise import NoiseSource, SystemNoise
 from pharma_fl.privacy.policy import check_metrics
 from pharma_fl.privacy.spend import Spend
-
-_FILE = "metrics.safetensors"
 
 
 def evaluate_round(partner: Partner, request: MetricsRequest, *, noise: NoiseSource | None = None) -> MetricsReply:
@@ -60,7 +59,7 @@ def evaluate_round(partner: Partner, request: MetricsRequest, *, noise: NoiseSou
         Nothing leaves.
     """
     check_metrics(request.evaluation.noise_multiplier, partner.policy, federation=request.federation)
-    ledger = Ledger.of(partner)
+    ledger = ledger_of(partner)
     with ledger.held():
         return _evaluate(partner, request, ledger, noise or SystemNoise())
 
@@ -78,13 +77,13 @@ class _Stored:
     def save(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         facts = {"run": self.run, "round": str(self.round), "request": self.request, "ledger": self.ledger}
-        save_weights(folder / _FILE, {"histogram": self.histogram}, facts)
+        save_weights(folder / METRICS_FILE, {"histogram": self.histogram}, facts)
 
     @classmethod
     def load(cls, folder: Path) -> _Stored | None:
-        if not (folder / _FILE).exists():
+        if not (folder / METRICS_FILE).exists():
             return None
-        tensors, facts = load_weights(folder / _FILE)
+        tensors, facts = load_weights(folder / METRICS_FILE)
         return cls(
             run=facts["run"],
             round=int(facts["round"]),
@@ -97,13 +96,12 @@ class _Stored:
 def _evaluate(partner: Partner, request: MetricsRequest, ledger: Ledger, noise: NoiseSource) -> MetricsReply:
     folder = partner.path(partner.state)
     state, stored = PrivateState.load(folder), _Stored.load(folder)
-    witnesses = [*request.witnesses, *(one.ledger for one in (state, stored) if one is not None)]
-    ledger.check_witnesses(*witnesses)
+    ledger.check_witnesses(*request.witnesses)
     if stored is not None and stored.run == request.run and stored.round >= request.round:
         return _reply(request, ledger, stored)
     network = _network(partner, request, _trained_heads(request, ledger, state))
     spend = _spend(partner, request)
-    cohorts = ledger.reserve(spend, budget=partner.budget, policy=partner.policy, witnesses=witnesses)
+    cohorts = ledger.reserve(spend, budget=partner.budget, policy=partner.policy, witnesses=request.witnesses)
     try:
         records = of_cohorts(open_records(partner, request.model, (partner.folds.validation,)), cohorts)
         counts = noised_sum(

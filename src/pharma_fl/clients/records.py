@@ -31,6 +31,16 @@ def open_records(partner: Partner, model: ModelSettings, folds: Collection[int])
     return _records(folder, changed, tuple(sorted(folds)), needed, *constants)
 
 
+def check_folds(data: PreparedData, folds: Collection[int]) -> None:
+    """Check that data were prepared with the folds that partner.toml names: ``PFL-D09``."""
+    count = data.manifest.get("settings", {}).get("folds", {}).get("count", max(folds) + 1)
+    if len(data.folds) and max(folds) >= count:
+        raise DataError(
+            "PFL-D09",
+            f"{data.folder} was prepared with fewer folds than partner.toml names. Run pharma-fl prepare again.",
+        )
+
+
 def records_at(partner: Partner, folds: Collection[int]) -> RecordsAt:
     """Return a function that opens the records of some folds at the width that a network wants."""
     return lambda model: open_records(partner, model, folds)
@@ -46,12 +56,7 @@ def _records(
     scale: float,
 ) -> Records:
     data = PreparedData.open(folder)
-    if len(data.folds) and max(folds) >= data.manifest.get("settings", {}).get("folds", {}).get(
-        "count", max(folds) + 1
-    ):
-        raise DataError(
-            "PFL-D09", f"{folder} was prepared with fewer folds than partner.toml names. Run pharma-fl prepare again."
-        )
+    check_folds(data, folds)
     return Records.from_prepared(
         data,
         data.rows_of(folds),

@@ -14,6 +14,9 @@ from torch import Tensor
 from pharma_fl.model.weights import load_weights, save_weights
 
 _FILE = "current.safetensors"
+METRICS_FILE = "metrics.safetensors"
+FILES = (_FILE, METRICS_FILE)
+"""What lies in the folder: each remembers the ledger's head after its charge."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from pydantic import Field
 from pharma_fl.atomic import write_atomic
 from pharma_fl.clients.cohorts import dated, within
 from pharma_fl.clients.preconditions import check_countable
+from pharma_fl.clients.witnesses import ledger_of
 from pharma_fl.config import Partner
 from pharma_fl.config.base import Settings
 from pharma_fl.config.federation import Unit
@@ -28,7 +29,6 @@ from pharma_fl.errors import ConfigError, DataError, PolicyViolation, PrivacyErr
 from pharma_fl.privacy.accountant import Charge, epsilon
 from pharma_fl.privacy.counts import clipped_rows, noised_sum, series_rows
 from pharma_fl.privacy.entries import Cohort
-from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.privacy.noise import NoiseSource, SystemNoise
 from pharma_fl.privacy.spend import Spend
 
@@ -124,11 +124,9 @@ def release_statistics(
     _check_free(partner, out)
     data = PreparedData.open(partner.path(partner.data))
     check_countable(partner, data)
-    ledger = Ledger.of(partner)
+    ledger = ledger_of(partner)
     with ledger.held():
-        history, number = ledger.history(), 1
-        while history.reserved("statistics", RUN, number):
-            number += 1
+        number = 1 + ledger.history().last_round("statistics", RUN)
         spend = _spend(number, noise_multiplier, clipping_norm, partner.budget.unit)
         cohorts = ledger.reserve(spend, budget=partner.budget, policy=partner.policy)
         try:

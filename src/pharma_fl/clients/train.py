@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 
 from pharma_fl.clients.cohorts import dated, of_cohorts
 from pharma_fl.clients.preconditions import check_public_tasks
-from pharma_fl.clients.records import open_records, training_folds
+from pharma_fl.clients.records import check_folds, open_records, training_folds
 from pharma_fl.clients.start import start_network
 from pharma_fl.clients.state import PrivateState
+from pharma_fl.clients.witnesses import ledger_of
 from pharma_fl.config import Partner
+from pharma_fl.data.matrices import PreparedData
 from pharma_fl.errors import FederationError, ModelError, PrivacyError
 from pharma_fl.messages.rounds import RoundReply, RoundRequest, digest
 from pharma_fl.model.devices import choose_device, made_batch, on_device
@@ -58,7 +61,7 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
             'The plan shares the noise (privacy.noise_mode = "shared"), which protects only what a secure sum opens, '
             'and this round would send this partner\'s own part. Ask for noise_mode = "local".',
         )
-    ledger = Ledger.of(partner)
+    ledger = ledger_of(partner)
     # Whoever asks for the same round meanwhile waits, and then gets the stored reply.
     with ledger.held():
         return _round(partner, request, ledger, noise)
@@ -66,8 +69,7 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
 
 def _round(partner: Partner, request: RoundRequest, ledger: Ledger, noise: NoiseSource | None) -> RoundReply:
     state = PrivateState.load(partner.path(partner.state))
-    witnesses = [*request.witnesses, *([state.ledger] if state else [])]
-    ledger.check_witnesses(*witnesses)
+    ledger.check_witnesses(*request.witnesses)
     if state is None or state.run != request.run:
         ledger.check_new(run=request.run)
         state = None
@@ -84,15 +86,15 @@ def _round(partner: Partner, request: RoundRequest, ledger: Ledger, noise: Noise
             "PFL-F02", f"Expected a round from 1 to {request.plan.rounds} (the plan's), got {request.round}."
         )
 
-    records = _known_records(partner, request)
-    network = start_network(partner, request.model, records, request.seed)
+    tasks = _known_tasks(partner, request)
+    network = start_network(partner, request.model, tasks, request.seed)
     check_shapes(trunk_of(network), request.trunk, place="The coordinator's trunk")
     load_trunk(network, request.trunk)
     if state is not None:
         check_shapes(network.heads.state_dict(), state.heads, place="The partner's stored heads")
         network.heads.load_state_dict(state.heads)
     noise = noise or SystemNoise(secure=partner.compute.secure_noise)
-    mechanism, device = _mechanism(partner, request, network, records, state, noise)
+    mechanism, device = _mechanism(partner, request, network, tasks, state, noise)
     spend = Spend.of_round(
         request.plan,
         federation=request.federation,
@@ -100,9 +102,10 @@ def _round(partner: Partner, request: RoundRequest, ledger: Ledger, noise: Noise
         round_number=request.round,
         generator=_generator(partner, device),
     )
-    cohorts = ledger.reserve(spend, budget=partner.budget, policy=partner.policy, witnesses=witnesses)
+    cohorts = ledger.reserve(spend, budget=partner.budget, policy=partner.policy, witnesses=request.witnesses)
     try:
-        # Only now: whether the records fit as well depends on them, and a refusal before the charge would tell it.
+        # Only now: what is wrong with records, or too large in them, would be told by a refusal that costs nothing.
+        records = open_records(partner, request.model, training_folds(partner))
         source = on_device(of_cohorts(records, cohorts), device)
         for _ in range(request.plan.steps_per_round):
             mechanism.step(source)
@@ -118,15 +121,17 @@ def _round(partner: Partner, request: RoundRequest, ledger: Ledger, noise: Noise
     return _stored_reply(partner, request, ledger, new_state)
 
 
-def _known_records(partner: Partner, request: RoundRequest) -> Records:
-    records = open_records(partner, request.model, training_folds(partner))
+def _known_tasks(partner: Partner, request: RoundRequest) -> Records:
+    """Return records without rows: what tasks there are is public, and all else is looked at after the charge."""
+    data = PreparedData.open(partner.path(partner.data))
+    check_folds(data, training_folds(partner))
     if request.plan.protected:
-        check_public_tasks(records.data_derived_assays)
+        check_public_tasks(data.data_derived_assays)
     if request.plan.unit == "series":
-        known_series(records.series)
+        known_series(data.series)
     if partner.budget.cohorts:
-        dated(records)
-    return records
+        dated(data)
+    return Records.from_prepared(data, np.empty(0, dtype=np.int64), request.model)
 
 
 def _generator(partner: Partner, device: torch.device) -> str:

@@ -18,7 +18,7 @@ LearningRate = Annotated[float, Field(gt=0, le=1e6)]
 SampleRate = Annotated[float, Field(ge=1e-6, le=1)]
 ClippingNorm = Annotated[float, Field(ge=1e-9, le=1e9)]
 MOST_STEPS = 1_000_000
-"""Private steps of a run. Privacy-loss distributions of many more take minutes to compose."""
+"""Private steps of a run: what is priced in a second."""
 
 
 class ModelSettings(Settings):

@@ -71,4 +71,6 @@ def day(raw: pd.DataFrame, column: str, problems: Problems) -> npt.NDArray[np.in
 
 def _parsed(text: pd.Series[str], written: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     # Python's own reading of a decimal is the nearest double; pandas' fast one may miss it by one place.
-    return np.array([float(v) if ok else np.nan for v, ok in zip(text, written, strict=True)], dtype=np.float64)
+    values = np.array([float(v) if ok else np.nan for v, ok in zip(text, written, strict=True)], dtype=np.float64)
+    # Values are stored as float32, which would make more of them infinite.
+    return np.where(np.abs(values) > np.finfo(np.float32).max, np.inf, values)

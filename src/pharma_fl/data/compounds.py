@@ -41,7 +41,7 @@ class Compounds:
     families : int32 array (c,)
         Number of each one's family (see `folds`); equal families have equal numbers.
     days : int32 array (c,)
-        Earliest day of each one's rows since 1970-01-01, or `NO_DATE`.
+        Earliest day of each one's rows since 1970-01-01, or `NO_DATE` where any of them has none.
     of_row : int32 array (n,)
         The compound of each row of the table, -1 where it has none.
     reason : int8 array (n,)
@@ -125,7 +125,7 @@ def compounds(
     bad = np.flatnonzero(of_row >= 0)[failed[of_row[of_row >= 0]] != 0]
     why[bad] = failed[of_row[bad]]
     of_row[bad] = -1
-    return Compounds(ids, folds, families, earliest, of_row, why)
+    return Compounds(ids, folds, families, _since(days, of_row, earliest), of_row, why)
 
 
 def work_out(
@@ -226,6 +226,15 @@ def _earliest(days: npt.NDArray[np.int32], of_row: npt.NDArray[np.int32], count:
     dated = (of_row >= 0) & (days != NO_DATE)
     np.minimum.at(earliest, of_row[dated], days[dated])
     return np.where(earliest == latest, NO_DATE, earliest).astype(np.int32)
+
+
+def _since(
+    days: npt.NDArray[np.int32], of_row: npt.NDArray[np.int32], earliest: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int32]:
+    """Return the day since which each compound is there, which nobody knows of one with an undated row."""
+    since = earliest.copy()
+    since[of_row[(of_row >= 0) & (days == NO_DATE)]] = NO_DATE
+    return since
 
 
 def _folds(

@@ -122,10 +122,15 @@ class Limited(_Entry):
 
 
 class Restored(_Entry):
-    """The file came from a backup or was moved; `replayed` entries were brought back from the partner's audit log."""
+    """The file came from a backup or was moved.
+
+    `replayed` entries were brought back from the partner's audit log. It also tells of the entries `lost`, by hash,
+    which do not follow from what is there: nothing is spent until charges are declared for them.
+    """
 
     kind: Literal["restored"] = "restored"
     replayed: int
+    lost: tuple[str, ...]
     inode: int
     by: str
     why: str

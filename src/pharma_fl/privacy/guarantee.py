@@ -23,6 +23,8 @@ class Guarantee:
     ----------
     adversary : {"coordinator", "partners", "everybody"}
     unit : {"compound", "series"}
+    members : int or None
+        Most compounds of a series that the numbers hold for, where charges sampled single compounds.
     epsilons : dict
         Epsilon by delta; infinite where any round was not protected, which is no epsilon.
     attacker : Attacker
@@ -35,6 +37,7 @@ class Guarantee:
 
     adversary: Adversary | Literal["everybody"]
     unit: Unit
+    members: int | None
     epsilons: dict[float, float]
     attacker: Attacker
     by_series: dict[int, float]
@@ -85,6 +88,7 @@ def guarantee(
     return Guarantee(
         adversary=adversary,
         unit=unit,
+        members=members if unit == "series" and any(one.unit == "compound" for one in history) else None,
         epsilons={at: epsilon(history, at, unit=unit, members=members) for at in (delta, delta / 10)},
         attacker=worst_case_attacker(history, unit=unit, members=members),
         by_series={count: epsilon(history, delta, members=count) for count in series},
@@ -109,6 +113,8 @@ def sentence(found: Guarantee) -> str:
         return f"{who} can learn anything: a round was not protected, so there is no epsilon."
     (delta, value), *_ = found.epsilons.items()
     thing = "one compound with its measurements" if found.unit == "compound" else "one series with all its compounds"
+    if found.members is not None:
+        thing += f" (if they are {found.members} at most)"
     if value == 0:
         return f"{who} learned nothing of {thing}: nothing was spent."
     hits = ", ".join(f"{100 * rate:.3g} % at {100 * fpr:g} % false alarms" for fpr, rate in found.attacker.tpr.items())

@@ -59,6 +59,7 @@ class History:
         self._answered: set[str] = set()
         self._highest: Counter[tuple[Purpose, str]] = Counter()
         self._known: set[str] = set()
+        self._lost: set[str] = set()
         self._round_times: list[datetime] = []
         for link in links:
             self.add(link.entry, link.hash)
@@ -89,6 +90,8 @@ class History:
             self.inode = entry.inode
             if isinstance(entry, Opened):
                 self.opened = entry
+            else:
+                self._lost.update(entry.lost)
 
     def charges(
         self,
@@ -146,6 +149,11 @@ class History:
     def rounds_since(self, moment: datetime) -> int:
         """Return how many charges were written at `moment` or later."""
         return len(self._round_times) - bisect_left(self._round_times, moment)
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Hashes of entries that a restored ledger lacks and no declared charge stands for yet."""
+        return tuple(sorted(self._lost - self._known))
 
     def knows(self, found: str) -> bool:
         """Whether an entry of that hash is in the chain, or a declared charge stands for it."""

@@ -49,14 +49,9 @@ class Journal:
         """Return the last entry that the log tells of, reading from its end."""
         return next(self._backwards(), None)
 
-    def since(self, seq: int) -> tuple[Echo, ...]:
-        """Return the last entry told of each number above `seq`, ascending."""
-        found: dict[int, Echo] = {}
-        for echo in self._backwards():
-            found.setdefault(echo.seq, echo)
-            if echo.seq == seq + 1:
-                break
-        return tuple(found[number] for number in sorted(found) if number > seq)
+    def all(self) -> tuple[Echo, ...]:
+        """Return every entry that the log tells of, oldest first."""
+        return tuple(self._backwards())[::-1]
 
     def _ends_a_line(self) -> bool:
         with self.path.open("rb") as stream:

@@ -64,12 +64,15 @@ class Ledger(LedgerFile):
                     "start another run.",
                 )
             limits = self._limits(budget, policy)
+            if limits:
+                # By itself, so that limits are tighter from now on also where this very round is refused for it.
+                self.append(*limits)
             cohorts: tuple[Cohort, ...] = ()
             if spend.purpose != "declared":  # what was spent is spent, whether a budget covers it or not
                 now = self.now()
                 _check_pace(history, spend, policy, now)
                 cohorts = covered_cohorts(history, budget, spend, now)
-            self.append(*limits, self._reserved(spend, cohorts))
+            self.append(self._reserved(spend, cohorts))
             return cohorts
 
     def release(self, purpose: Purpose, run: str, round_number: int, reply: str) -> None:

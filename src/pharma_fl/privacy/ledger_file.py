@@ -59,6 +59,8 @@ class LedgerFile:
         Whose ledger it is.
     journal : Path, optional
         The partner's audit log.
+    witnesses : sequence of str
+        Hashes that the partner remembers elsewhere; each must be in the chain.
 
     Raises
     ------
@@ -69,8 +71,17 @@ class LedgerFile:
         partner's).
     """
 
-    def __init__(self, path: Path, *, key: Path | None = None, partner: str = "", journal: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        key: Path | None = None,
+        partner: str = "",
+        journal: Path | None = None,
+        witnesses: Sequence[str] = (),
+    ) -> None:
         self.path = path.resolve()
+        self.witnesses = tuple(witnesses)
         self.key = key or self.path.with_suffix(".key")
         self.partner = partner
         self.journal = None if journal is None else Journal(journal)
@@ -79,13 +90,14 @@ class LedgerFile:
         self._current = False
 
     @classmethod
-    def of(cls, partner: Partner) -> Self:
+    def of(cls, partner: Partner, *, witnesses: Sequence[str] = ()) -> Self:
         """Return a partner's ledger."""
         return cls(
             partner.path(partner.ledger),
             key=partner.path(partner.signing_key),
             partner=partner.name,
             journal=partner.path(partner.audit_log),
+            witnesses=witnesses,
         )
 
     @property
@@ -149,7 +161,9 @@ class LedgerFile:
         return self.history().head
 
     def back_up(self, to: Path) -> int:
-        """Write a copy of the ledger to a file of its own, and return how many entries it has."""
+        """Write a copy of the ledger to a file of its own, which must not exist, and return how many entries it has."""
+        if to.exists():
+            raise PrivacyError("PFL-P22", f"{to} exists, and a backup overwrites nothing. Name another file (--to).")
         with self.held():
             self.check()
             assert self._connection is not None
@@ -195,22 +209,33 @@ class LedgerFile:
         told = self.journal.last() if self.journal else None
         if told and not history.knows(told.link.hash) and told.link.hash not in covered:
             raise went_back(f"entry {told.seq}, which the audit log tells of (hash {told.link.hash})")
-        for witness in witnesses:
+        for witness in (*self.witnesses, *witnesses):
             if not history.knows(witness) and witness not in covered:
                 raise went_back(f"an entry that the partner's state or the coordinator remembers (hash {witness})")
+        lost = [one for one in history.lost if one not in covered]
+        if lost:
+            raise went_back(
+                f"{len(lost)} entries that the audit log told of when it was restored (hash {lost[0]}, ...)"
+            )
         return history
 
-    def append(self, *makers: Maker) -> None:
-        """Write entries, all or none, on disk and then into the audit log; the block must be `held`."""
-        connection, history = self._connection, self._history
-        assert connection is not None
-        key = SigningKey(self.key) if history.opened else SigningKey.make(self.key)
-        if history.opened and history.opened.public_key != key.public:
+    def signing_key(self) -> SigningKey:
+        """Return the key that signs this ledger, making one for a ledger without entries: ``PFL-P13``."""
+        opened = self._history.opened
+        key = SigningKey(self.key) if opened else SigningKey.make(self.key)
+        if opened and opened.public_key != key.public:
             raise PrivacyError(
                 "PFL-P13",
                 f"{self.key} is not the key that signs the ledger {self.path}. Nothing was spent. Restore the key from "
                 "a backup (partner.toml: signing_key).",
             )
+        return key
+
+    def append(self, *makers: Maker) -> None:
+        """Write entries, all or none, on disk and then into the audit log; the block must be `held`."""
+        connection, history = self._connection, self._history
+        assert connection is not None
+        key = self.signing_key()
         if not history.opened:
             makers = (self._opened(key), *makers)
         time = self.now().isoformat(timespec="seconds")

@@ -48,8 +48,11 @@ def loosened(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     # Left out, it is nothing, where the others are without limit.
     if (after["budget"].get("epsilon_for_metrics") or 0) > (before["budget"].get("epsilon_for_metrics") or 0):
         found.append(changed("budget", "epsilon_for_metrics"))
-    if (after["budget"].get("series_size") or 0) < (before["budget"].get("series_size") or 0):
-        # Smaller families are cheaper; without a size the unit is the compound.
+    if before["budget"].get("unit") != after["budget"].get("unit"):
+        # Neither guarantee contains the other: a run for series costs a series less than a compound.
+        found.append(changed("budget", "unit"))
+    elif (after["budget"].get("series_size") or 0) < (before["budget"].get("series_size") or 0):
+        # Smaller families are cheaper.
         found.append(changed("budget", "series_size"))
     return found
 
@@ -77,7 +80,9 @@ def cohorts_of(cuts: tuple[date, ...], today: date | None = None) -> tuple[Cohor
 
 def _said(limits: dict[str, Any], section: str, key: str) -> object:
     value = limits[section].get(key)
-    return "no limit" if value is None else value
+    if value is None:
+        return "nothing" if key == "epsilon_for_metrics" else "no limit"
+    return value
 
 
 def _number(limits: dict[str, Any], section: str, key: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -19,8 +20,9 @@ from pharma_fl.privacy.ledger_file import WAIT_S, LedgerFile
 def restore(ledger: LedgerFile, source: Path | None, *, by: str, why: str) -> int:
     """Put a backup in the ledger's place, or adopt the file that lies there, and return how many entries it lacked.
 
-    Entries that the backup does not know come back from the audit log, as far as they follow from it. What was
-    there is kept beside, as ``NAME.replaced-TIME``. That a ledger was restored is an entry of its own.
+    Entries that the backup does not know come back from the audit log, as far as they follow from it. Others that the
+    log tells of are written down as lost, and nothing is spent until they are declared. What was there is kept beside,
+    as ``NAME.replaced-TIME``. That a ledger was restored is an entry of its own.
 
     Raises
     ------
@@ -51,20 +53,22 @@ def restore(ledger: LedgerFile, source: Path | None, *, by: str, why: str) -> in
             )
         _put(whole, ledger.path)
     lacked = len(whole) - len(links)
+    there = {link.hash for link in whole}
+    told = ledger.journal.all() if ledger.journal else ()
+    lost = tuple(dict.fromkeys(echo.link.hash for echo in told if echo.link.hash not in there))
     with ledger.held():
         inode = ledger.path.stat().st_ino
         ledger.check_owner()
-        ledger.append(lambda facts: Restored(replayed=lacked, inode=inode, by=by, why=why, **facts))
+        ledger.append(lambda facts: Restored(replayed=lacked, lost=lost, inode=inode, by=by, why=why, **facts))
     return lacked
 
 
 def _replayed(links: tuple[Link, ...], journal: Journal | None) -> tuple[Link, ...]:
     whole = list(links)
-    for echo in journal.since(len(links)) if journal else ():
-        if echo.seq != len(whole) + 1 or echo.link.hash != chain.link_hash(whole[-1].hash, echo.link.body):
-            break
-        chain.check_signatures((whole[0], echo.link), last_alone=True)
-        whole.append(echo.link)
+    for echo in journal.all() if journal else ():
+        if echo.seq == len(whole) + 1 and echo.link.hash == chain.link_hash(whole[-1].hash, echo.link.body):
+            chain.check_signatures((whole[0], echo.link), last_alone=True)
+            whole.append(echo.link)
     return tuple(whole)
 
 
@@ -79,9 +83,13 @@ def _put(links: tuple[Link, ...], path: Path) -> None:
         connection.execute("PRAGMA journal_mode = DELETE")
     flush(part)
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    for ending in ("", "-wal", "-shm"):
+    aside = path.with_name(f"{path.name}.replaced-{moment}")
+    if path.exists():
+        # A second name first, so that there is no moment without a ledger in its place.
+        os.link(path, aside)
+    for ending in ("-wal", "-shm"):
         old = path.with_name(path.name + ending)
         if old.exists():
-            old.rename(path.with_name(f"{path.name}.replaced-{moment}{ending}"))
-    part.rename(path)
+            old.rename(aside.with_name(aside.name + ending))
+    part.replace(path)
     flush(path.parent)
