@@ -9,6 +9,7 @@ import sys
 import pytest
 from tests.conftest import PROJECT
 from tests.partners import a_partner, a_plan, a_request
+from tests.privacy.ledgers import a_spend
 from typer.testing import CliRunner
 
 from pharma_fl.cli import main as module
@@ -193,6 +194,46 @@ def test_what_was_spent_elsewhere_is_declared(toml):
     assert as_json("show", toml)["epsilon_spent"] == epsilon([Charge(0.5, 4.0, 10)], 1e-5)
     entry = Ledger.of(Partner.load(toml)).entries()[-1]
     assert (entry.purpose, entry.by, entry.why) == ("declared", "A. Roe", "a study of last year")
+
+
+def test_declared_runs_may_have_sampled_series_and_words_are_needed(toml):
+    words = ("--by", "A. Roe", "--why", "a study")
+    steps = ("--sample-rate", 0.04, "--noise-multiplier", 2.37, "--steps", 600)
+    assert call("declare", toml, *steps, "--unit", "series", *words).exit_code == 0
+    charge = Ledger.of(Partner.load(toml)).charges()
+    assert Charge(0.04, 2.37, 600, "series") in charge
+    assert call("declare", toml, *steps, "--by", " ", "--why", "x").exit_code == 2
+    assert call("declare", toml, *steps, "--covers", "no hash", *words).exit_code == 2
+
+
+def test_lost_entries_are_declared_at_once(toml, tmp_path):
+    call("backup", toml, "--to", tmp_path / "backup.sqlite")
+    for number in (4, 5):
+        train_round(Partner.load(toml), a_request(number))
+    log = toml.parent / "audit.jsonl"
+    log.write_text("\n".join(log.read_text().splitlines()[-2:]) + "\n")
+    (toml.parent / "ledger.sqlite").unlink()
+    words = ("--by", "A. Roe", "--why", "fire")
+    said = call("restore", toml, "--from", tmp_path / "backup.sqlite", *words).output
+    assert "2 more that the log tells of are lost" in said
+    assert "PFL-P15" in str(call("verify", toml).exception)
+    steps = ("--sample-rate", 0.5, "--noise-multiplier", 4, "--steps", 4)
+    done = call("declare", toml, *steps, "--covers-lost", *words)
+    assert done.exit_code == 0, done.exception
+    assert as_json("verify", toml)["declared_charges"] == 1
+    train_round(Partner.load(toml), a_request(6))
+
+
+def test_a_family_larger_than_the_budget_says_is_named(tmp_path):
+    budget = {"epsilon": 5.0, "unit": "series", "series_size": 3}
+    partner = a_partner(tmp_path, series=[n // 10 for n in range(150)], budget=budget)
+    ledger = Ledger.of(partner)
+    charge = Charge(0.1, 9.0, 20)
+    spend = a_spend(1, charge=charge, coordinator_noise=9.0)
+    ledger.reserve(spend, budget=partner.budget, policy=partner.policy)
+    printed = " ".join(call("show", tmp_path / "north" / "partner.toml").output.split())
+    assert "largest series has 10 compounds, more than budget.series_size 3" in printed
+    assert "(if they are 3 at most)" in printed
 
 
 # --- plan ---------------------------------------------------------------------------------------------------------

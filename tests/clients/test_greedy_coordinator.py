@@ -94,7 +94,7 @@ def test_a_new_run_for_every_round_escapes_no_budget(tmp_path):
 def test_plans_that_change_from_run_to_run_escape_no_budget(tmp_path):
     partner = a_partner(tmp_path, budget={"epsilon": 2.0, "delta": 1e-5})
     wishes = (
-        a_request(1, run=f"run-{n}", plan=a_plan(noise_multiplier=3.0 + n % 7, sample_rate=0.1 + 0.05 * (n % 5)))
+        a_request(1, run=f"run-{n}", plan=a_plan(noise_multiplier=3.0 + n % 3, sample_rate=0.3 + 0.1 * (n % 2)))
         for n in itertools.count()
     )
     _, code = ask_until_refused(tmp_path, wishes)

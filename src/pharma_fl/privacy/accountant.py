@@ -112,6 +112,18 @@ def epsilon(charges: Iterable[Charge], delta: float, *, unit: Unit = "compound",
     return _epsilon(priced(charges, unit, members), delta)
 
 
+def within(
+    charges: Iterable[Charge], budget: float, delta: float, *, unit: Unit = "compound", members: int = 1
+) -> bool:
+    """Whether epsilon of all charges together is at most `budget`; parameters as for `epsilon`, which takes longer."""
+    return _within(priced(charges, unit, members), budget, delta)
+
+
+def _within(steps: Steps, budget: float, delta: float) -> bool:
+    # One upper bound within the budget is enough, and Renyi's takes a fraction of the time.
+    return _epsilon_by_renyi(steps, delta) <= budget or _epsilon(steps, delta) <= budget
+
+
 def delta_at(charges: Iterable[Charge], epsilon: float, *, unit: Unit = "compound", members: int = 1) -> float:
     """Return delta of all charges together at an epsilon: an upper bound, as `epsilon`, whose inverse it is."""
     steps = priced(charges, unit, members)
@@ -290,8 +302,7 @@ class _Total:
         return priced((*self.others, self.mechanism._replace(steps=steps)), self.unit, self.members)
 
     def _fits(self, steps: int) -> bool:
-        # One upper bound within the budget is enough, and Renyi's takes a fraction of the time.
-        fits = any(bound(self._steps(steps), self.delta) <= self.budget for bound in (_epsilon_by_renyi, _epsilon))
+        fits = _within(self._steps(steps), self.budget, self.delta)
         if fits:
             self.fit = max(self.fit, steps)
         else:

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from pharma_fl.config.federation import MOST_STEPS, Unit
 from pharma_fl.errors import PrivacyError
-from pharma_fl.privacy.accountant import Charge, affordable_steps, epsilon
+from pharma_fl.privacy.accountant import Charge, affordable_steps, within
 
 _NOISE_RANGE = (0.05, 10_000.0)
 _NOISE_TOLERANCE = 1e-4
@@ -47,7 +47,7 @@ def calibrate_noise(
 
     def fits(noise: float) -> bool:
         charge = Charge(sample_rate, noise, steps, sampled or unit)
-        return epsilon((charge,), delta, unit=unit, members=members) <= target_epsilon
+        return within((charge,), target_epsilon, delta, unit=unit, members=members)
 
     least, most = _NOISE_RANGE
     if not fits(most):
@@ -94,7 +94,7 @@ def calibrate_sample_rate(
 
     def fits(rate: float) -> bool:
         charge = Charge(rate, noise_multiplier, steps, sampled or unit)
-        return epsilon((charge,), delta, unit=unit, members=members) <= target_epsilon
+        return within((charge,), target_epsilon, delta, unit=unit, members=members)
 
     low, high = _RATE_RANGE
     if fits(high):
