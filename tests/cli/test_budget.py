@@ -68,9 +68,10 @@ def test_a_new_partner_has_all_its_budget_and_a_look_makes_no_ledger(tmp_path):
     partner = a_partner(tmp_path)
     shown = as_json("show", tmp_path / "north" / "partner.toml")
     assert (shown["epsilon_spent"], shown["epsilon_left"], shown["ledger"]) == (0, 5.0, "none yet")
-    assert "nothing was spent" in shown["guarantees"][0]["statement"]
-    assert as_json("verify", tmp_path / "north" / "partner.toml")["charges"] == 0
+    assert "records no spending" in shown["guarantees"][0]["statement"]
+    assert "no ledger at" in str(call("verify", tmp_path / "north" / "partner.toml").exception)
     assert not partner.path(partner.signing_key).exists()
+    assert not partner.path(partner.ledger).exists()
 
 
 def test_show_says_what_was_spent_and_what_it_means(toml):
@@ -90,6 +91,26 @@ def test_show_says_what_was_spent_and_what_it_means(toml):
     assert shown["plan"]["policy_allows"] == "yes"
     assert shown["plan"]["epsilon_alone"] <= 2.0
     assert min(size_of(toml.parent / "plot.png")) > 400
+
+
+def test_show_refuses_what_a_round_would_refuse(toml):
+    (toml.parent / "ledger.sqlite").unlink()
+    assert "PFL-P15" in str(call("show", toml).exception)
+
+
+def test_show_says_what_is_left_of_each_limit_and_when_rounds_are_refused(toml):
+    text = toml.read_text().replace("epsilon = 5.0", "epsilon = 6.0\nepsilon_per_year = 1.5")
+    toml.write_text(text)
+    shown = as_json("show", toml)
+    assert shown["left"] == {
+        "budget.epsilon": 6.0 - SPENT,
+        "budget.epsilon_per_year": 1.5 - SPENT,
+        "budget.epsilon_for_metrics": 0.0,
+    }
+    assert shown["looser_than_the_ledger_allows"] == ["budget.epsilon: 5.0 to 6.0"]
+    printed = " ".join(call("show", toml).output.split())
+    assert "rounds are refused" in printed
+    assert "left of budget.epsilon_per_year" in printed
 
 
 def test_show_is_readable(toml):
@@ -204,6 +225,17 @@ def test_declared_runs_may_have_sampled_series_and_words_are_needed(toml):
     assert Charge(0.04, 2.37, 600, "series") in charge
     assert call("declare", toml, *steps, "--by", " ", "--why", "x").exit_code == 2
     assert call("declare", toml, *steps, "--covers", "no hash", *words).exit_code == 2
+    nothing = ("--noise-multiplier", 0, "--steps", 1)
+    assert call("declare", toml, *nothing, *words).exit_code == 2
+    assert "no epsilon" in call("declare", toml, *nothing, "--yes", *words).output
+
+
+def test_what_was_spent_is_declared_whatever_the_limits_are(toml):
+    toml.write_text(toml.read_text().replace("epsilon = 5.0", "epsilon = 9.0"))
+    steps = ("--sample-rate", 0.5, "--noise-multiplier", 1, "--steps", 100)
+    done = call("declare", toml, *steps, "--by", "A. Roe", "--why", "a study")
+    assert done.exit_code == 0, done.exception
+    assert "above the budget of 9" in " ".join(done.output.split())
 
 
 def test_lost_entries_are_declared_at_once(toml, tmp_path):
@@ -268,6 +300,11 @@ def test_a_plan_is_solved_for_what_is_left_out_and_never_overshoots(left_out, tm
     middle = [row for row in found["trade"] if row["rounds"] == found["rounds"]]
     assert any(row["epsilon"] == found["epsilon"] for row in middle)
     assert min(size_of(tmp_path / "plan.png")) > 300
+
+
+def test_a_plan_longer_than_any_run_is_refused_at_once():
+    options = ("--epsilon", 3, "--sample-rate", 0.05, "--rounds", 100_000, "--local-steps", 10_000)
+    assert call("plan", *options).exit_code == 2
 
 
 def test_a_plan_needs_exactly_one_unknown():

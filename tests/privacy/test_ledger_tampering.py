@@ -39,14 +39,21 @@ def rows_of(path):
 
 
 def refused(folder, code, *, partner="north"):
-    """Both the whole check and the next round refuse, and nothing is written."""
+    """The whole check, a look, and the next round refuse, and nothing is written."""
     path = folder / "ledger.sqlite"
     before = rows_of(path)
+    with pytest.raises(PrivacyError, match=code):
+        a_ledger(folder, partner).look()
     with pytest.raises(PrivacyError, match=code):
         verified(a_ledger(folder, partner), BUDGET)
     with pytest.raises(PrivacyError, match=code):
         spend(a_ledger(folder, partner), [90])
     assert rows_of(path) == before
+
+
+def knowing(ledger, *hashes):
+    ledger.witnesses = hashes
+    return ledger
 
 
 def a_history(folder, rounds=3):
@@ -59,7 +66,8 @@ def a_history(folder, rounds=3):
 
 def test_a_whole_ledger_passes(tmp_path):
     ledger = a_history(tmp_path)
-    found = verified(ledger, BUDGET, witnesses=[ledger.links()[3].hash])
+    ledger.witnesses = (ledger.links()[3].hash,)
+    found = verified(ledger, BUDGET)
     assert (found["entries"], found["charges"], found["charges_without_a_reply"]) == (8, 3, 0)
     assert found["epsilon"] == ledger.epsilon(BUDGET)
     assert found["epsilon"] <= found["epsilon_by_renyi"]
@@ -174,7 +182,7 @@ def test_a_rolled_back_ledger_and_audit_log_are_noticed_by_who_remembers_more(tm
         path.write_bytes(content)
     assert verified(a_ledger(tmp_path), BUDGET)["charges"] == 3
     with pytest.raises(PrivacyError, match="PFL-P15"):
-        verified(a_ledger(tmp_path), BUDGET, witnesses=[head])
+        verified(knowing(a_ledger(tmp_path), head), BUDGET)
     with pytest.raises(PrivacyError, match="PFL-P15"):
         spend(a_ledger(tmp_path), [4], witnesses=[head])
 
@@ -294,7 +302,7 @@ def test_what_is_lost_for_good_stays_noticed_until_it_is_declared(tmp_path):
         spend(a_ledger(tmp_path), [5], witnesses=[head])
     declare(a_ledger(tmp_path), 1, covers=(head,))
     spend(a_ledger(tmp_path), [5], witnesses=[head])
-    verified(a_ledger(tmp_path), BUDGET, witnesses=[head])
+    verified(knowing(a_ledger(tmp_path), head), BUDGET)
 
 
 @pytest.mark.parametrize("kept", [1, 3])
@@ -348,6 +356,20 @@ def test_a_restore_that_is_killed_leaves_a_ledger_in_its_place(tmp_path, monkeyp
         assert a_ledger(tmp_path).entries()
     restore(a_ledger(tmp_path), tmp_path / "backup.sqlite", by="A. Roe", why="a try")
     assert verified(a_ledger(tmp_path), BUDGET)["charges"] == 4
+
+
+def test_a_restore_that_cannot_be_changes_nothing(tmp_path):
+    """Another partner's ledger, or a key that is not there."""
+    ledger = a_history(tmp_path)
+    spend(a_ledger(tmp_path / "south", "south"), [1])
+    with pytest.raises(PrivacyError, match="PFL-P18"):
+        restore(a_ledger(tmp_path), tmp_path / "south" / "ledger.sqlite", by="A. Roe", why="a mistake")
+    verified(a_ledger(tmp_path), BUDGET)
+    ledger.key.rename(tmp_path / "kept.key")
+    with pytest.raises(PrivacyError, match="PFL-P13"):
+        restore(a_ledger(tmp_path), None, by="A. Roe", why="a try")
+    (tmp_path / "kept.key").rename(ledger.key)
+    verified(a_ledger(tmp_path), BUDGET)
 
 
 def test_a_backup_overwrites_nothing(tmp_path):

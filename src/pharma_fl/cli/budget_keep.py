@@ -63,6 +63,8 @@ def export(
         typer.echo(lines, nl=False)
     else:
         write_atomic(to, lines.encode())
+        to.chmod(0o600)
+        typer.echo(f"Written to {to}.", err=True)
 
 
 def backup(
@@ -118,8 +120,10 @@ def loosen(partner_file: PartnerArgument, by: ByOption, why: WhyOption) -> None:
 
     partner = Partner.load(partner_file)
     changed = ledger_of(partner).loosen(budget=partner.budget, policy=partner.policy, by=by, why=why)
-    for line in changed or ["Nothing is looser than before."]:
+    for line in changed:
         console.print(line, soft_wrap=True, markup=False)
+    said = f"Recorded in the ledger, by {by}." if changed else "Nothing is looser than before; what is tighter holds."
+    console.print(said, soft_wrap=True, markup=False)
 
 
 def declare(
@@ -137,8 +141,9 @@ def declare(
     covers_lost: Annotated[
         bool, typer.Option("--covers-lost", help="All entries that the ledger itself says it lacks.")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Also where the charge has no noise.")] = False,
 ) -> None:
-    """Charge what was spent on these data elsewhere, or what entries said that are lost for good.
+    """Charge what was spent on these data elsewhere, or by entries that are lost for good. It cannot be taken back.
 
     Example: `pharma-fl budget declare partner.toml --noise-multiplier 5 --steps 40 --by "A. Roe" --why "a study"`
     """
@@ -149,9 +154,14 @@ def declare(
     hashes = tuple(covers or ())
     if not all(re.fullmatch("[0-9a-f]{64}", one) for one in hashes):
         raise typer.BadParameter("a hash has 64 hexadecimal digits.", param_hint="--covers")
+    if not noise_multiplier and not yes:
+        raise typer.BadParameter(
+            "0 ends every guarantee for ever; add --yes to mean it.", param_hint="--noise-multiplier"
+        )
     partner = Partner.load(partner_file)
     ledger = ledger_of(partner)
     with ledger.held():
+        before = ledger.epsilon(partner.budget)
         lost = ledger.history().lost if covers_lost else ()
         spend = Spend(
             federation="declared",
@@ -169,4 +179,7 @@ def declare(
             why=why,
         )
         ledger.reserve(spend, budget=partner.budget, policy=partner.policy)
-        console.print(f"Epsilon spent is now {text(ledger.epsilon(partner.budget))} at delta {partner.budget.delta:g}.")
+        after, most = ledger.epsilon(partner.budget), partner.budget.epsilon
+    over = "" if after <= most else f", above the budget of {most:g}"
+    said = f"Spent at delta {partner.budget.delta:g}: {text(before)} before, {text(after)} now{over}."
+    console.print(said, soft_wrap=True)

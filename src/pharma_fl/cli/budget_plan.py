@@ -10,6 +10,7 @@ import typer
 from pharma_fl.cli.budget_show import finite, text
 from pharma_fl.cli.output import console, print_json, table
 from pharma_fl.cli.prepare import JsonOption
+from pharma_fl.config.federation import MOST_STEPS
 
 if TYPE_CHECKING:
     from pharma_fl.privacy.accountant import Charge
@@ -39,6 +40,8 @@ def plan(
     if len(missing) != 1:
         left = ", ".join(missing) or "none"
         raise typer.BadParameter(f"leave out exactly one of {', '.join(given)}; left out: {left}.")
+    if rounds is not None and rounds * local_steps > MOST_STEPS:
+        raise typer.BadParameter(f"expected rounds * local steps <= {MOST_STEPS:,}, as in training of federation.toml.")
     charge = _solved(epsilon, noise_multiplier, sample_rate, rounds, local_steps, delta)
     found = _described(charge, local_steps, delta, missing[0], epsilon)
     trade = _trade(charge, local_steps, delta)
@@ -124,6 +127,7 @@ def _trade(charge: Charge, local_steps: int, delta: float) -> list[dict[str, Any
     from pharma_fl.privacy.accountant import epsilon
 
     rounds = sorted({max(1, round(share * charge.steps / local_steps)) for share in _ROUNDS})
+    rounds = [count for count in rounds if count * local_steps <= MOST_STEPS]
     return [
         {
             "rounds": count,

@@ -29,22 +29,26 @@ def show(
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw epsilon over the ledger's life.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the partner's privacy budget from its ledger, checking the ledger's chain.
+    """Show the partner's privacy budget from its ledger, with the checks that a round makes.
 
     Epsilon is computed anew from the recorded mechanisms. Beside it stands what a worst-case attacker could do, and
     what the same history costs several compounds together, or a compound that several partners own.
 
     Example: `pharma-fl budget show partners/north/partner.toml --plan federation.toml`
     """
-    from pharma_fl.privacy.ledger import Ledger
+    from pharma_fl.clients.witnesses import ledger_of
+    from pharma_fl.privacy.limits import limits_of, loosened
 
     partner = Partner.load(partner_file)
-    ledger = Ledger.of(partner)
-    history = ledger.history()
+    ledger = ledger_of(partner)
+    history = ledger.look()
+    wanted = limits_of(partner.budget, partner.policy)
     guarantees = guarantees_of(partner, history)
     shown = {
         **_spent(partner, ledger, history),
+        "left": _left(partner, history),
         "largest_series": _largest_series(partner),
+        "looser_than_the_ledger_allows": loosened(history.limits.limits, wanted) if history.limits else [],
         "guarantees": [_as_json(one) for one in guarantees],
         "cohorts": _cohorts(partner, history),
     }
@@ -117,6 +121,24 @@ def _spent(partner: Partner, ledger: Any, history: History) -> dict[str, Any]:
         "ledger_entries": history.length,
         "ledger_head": history.head,
     }
+
+
+def _left(partner: Partner, history: History) -> dict[str, float]:
+    """Return what is left of every limit on epsilon that is set, for the cohort that has least."""
+    from datetime import UTC, datetime
+
+    from pharma_fl.privacy.accountant import epsilon
+    from pharma_fl.privacy.budget import allowances
+    from pharma_fl.privacy.limits import cohorts_of
+
+    budget = partner.budget
+    found: dict[str, float] = {}
+    for cohort in cohorts_of(budget.cohorts) or (None,):
+        for one in allowances(history, budget, run="", purpose="metrics", now=datetime.now(UTC), cohort=cohort):
+            spent = epsilon(one.spent, budget.delta, unit=budget.unit, members=budget.members)
+            left = max(0.0, one.epsilon - spent)
+            found[one.setting] = min(left, found.get(one.setting, left))
+    return found
 
 
 def _largest_series(partner: Partner) -> int | None:
@@ -205,8 +227,10 @@ def _as_json(found: Guarantee) -> dict[str, Any]:
 
 
 def _print(partner: Partner, shown: dict[str, Any], guarantees: tuple[Guarantee, ...]) -> None:
-    parts = ("guarantees", "cohorts", "plan")
-    rows = [[key.replace("_", " "), text(value)] for key, value in shown.items() if key not in parts]
+    parts = ("guarantees", "cohorts", "plan", "left", "looser_than_the_ledger_allows")
+    names = {"epsilon_spent_by_opacus": "second opinion by Opacus (0.01 above at most; does not decide)"}
+    rows = [[names.get(key, key.replace("_", " ")), text(value)] for key, value in shown.items() if key not in parts]
+    rows += [[f"left of {setting}", text(value)] for setting, value in shown["left"].items()]
     console.print(table(f"Privacy budget of {partner.name}", ["what", "value"], rows))
     for one in shown["cohorts"]:
         since, until = one["since"] or "the start", one["until"] or "now"
@@ -219,7 +243,9 @@ def _print(partner: Partner, shown: dict[str, Any], guarantees: tuple[Guarantee,
             for fpr, rate in found.attacker.tpr.items()
         ]
         rows += [[f"epsilon of {n} compounds together", text(value)] for n, value in found.by_series.items()]
-        rows += [[f"epsilon of a compound that {n} partners own", text(value)] for n, value in found.by_owners.items()]
+        rows += [
+            [f"epsilon of a {found.unit} that {n} partners own", text(value)] for n, value in found.by_owners.items()
+        ]
         console.print(table(f"Against {found.adversary}", ["what", "value"], rows))
     for one in shown["guarantees"]:
         console.print(one["statement"])
@@ -230,8 +256,17 @@ def _print(partner: Partner, shown: dict[str, Any], guarantees: tuple[Guarantee,
             "single compounds cost it is more than is shown.",
             style="bold",
         )
+    for one in shown["looser_than_the_ledger_allows"]:
+        said = (
+            f"partner.toml is looser than the ledger's limits ({one}): rounds are refused. See pharma-fl budget loosen."
+        )
+        console.print(said, style="bold", markup=False, soft_wrap=True)
     if "plan" in shown:
-        rows = [[key.replace("_", " "), text(value)] for key, value in shown["plan"].items()]
+        allowed = shown["plan"]["policy_allows"]
+        rows = [[key.replace("_", " "), text(value)] for key, value in shown["plan"].items() if key != "policy_allows"]
         console.print(table("The plan", ["what", "value"], rows))
+        console.print(f"Does the policy allow it? {allowed}", markup=False, soft_wrap=True)
+        fits = shown["plan"]["affordable_rounds"] == shown["plan"]["rounds"]
+        console.print(f"Does the budget cover all its rounds? {'yes' if fits else 'no'}")
     unit = "one compound with all its measurements" if partner.budget.unit == "compound" else "one scaffold family"
     console.print(f"Unit: {unit}. Relation: add or remove one.")

@@ -97,9 +97,9 @@ def guarantee(
 
 
 _WHO = {
-    "everybody": "Coordinator, other partners and whoever later gets the model",
-    "coordinator": "The coordinator, and everybody who later gets the model",
-    "partners": "The other partners, together with the coordinator",
+    "everybody": "whoever coordinates, takes part, or later gets the model",
+    "coordinator": "the coordinator, or whoever later gets the model",
+    "partners": "the other partners, together with the coordinator",
 }
 
 
@@ -110,18 +110,19 @@ def sentence(found: Guarantee) -> str:
     """
     who = _WHO[found.adversary]
     if not found.protected:
-        return f"{who} can learn anything: a round was not protected, so there is no epsilon."
+        return f"A round was not protected, so there is no epsilon: {who} can learn anything."
     (delta, value), *_ = found.epsilons.items()
     thing = "one compound with its measurements" if found.unit == "compound" else "one series with all its compounds"
     if found.members is not None:
         thing += f" (if they are {found.members} at most)"
     if value == 0:
-        return f"{who} learned nothing of {thing}: nothing was spent."
+        return f"This ledger records no spending: {who} learned nothing of {thing} by what was charged to it."
     hits = ", ".join(f"{100 * rate:.3g} % at {100 * fpr:g} % false alarms" for fpr, rate in found.attacker.tpr.items())
+    bets = 100 * hits_of(found.attacker.advantage)
     return (
-        f"{who}, knowing all else, can tell whether {thing} was in the data at most as well as epsilon {value:.3g} at "
-        f"delta {delta:g} allows: right in at most {100 * hits_of(found.attacker.advantage):.3g} % of even bets, "
-        f"finding at most {hits}."
+        f"The charges of this ledger cost epsilon {value:.3g} at delta {delta:g}. {who[0].upper()}{who[1:]}, knowing "
+        f"all else, can tell whether {thing} was in this partner's data in at most {bets:.3g} % of even bets, and can "
+        f"find at most {hits}. (These shares follow from the charges themselves, and say more than epsilon does.)"
     )
 
 

@@ -63,12 +63,14 @@ class Ledger(LedgerFile):
                     f"Run {spend.run} began with another plan than it asks for now. A run keeps its plan; "
                     "start another run.",
                 )
-            limits = self._limits(budget, policy)
+            declared = spend.purpose == "declared"
+            # What was spent is spent, whatever the limits are.
+            limits = [] if declared and history.limits else self._limits(budget, policy)
             if limits:
                 # By itself, so that limits are tighter from now on also where this very round is refused for it.
                 self.append(*limits)
             cohorts: tuple[Cohort, ...] = ()
-            if spend.purpose != "declared":  # what was spent is spent, whether a budget covers it or not
+            if not declared:
                 now = self.now()
                 _check_pace(history, spend, policy, now)
                 cohorts = covered_cohorts(history, budget, spend, now)

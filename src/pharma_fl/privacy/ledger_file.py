@@ -178,9 +178,8 @@ class LedgerFile:
             flush(to.parent)
             return self._history.length
 
-    def check_owner(self) -> None:
-        """Check that the ledger is this partner's: ``PFL-P18``."""
-        opened = self._history.opened
+    def _check_owner(self, history: History) -> None:
+        opened = history.opened
         if opened and opened.partner != self.partner:
             raise PrivacyError(
                 "PFL-P18",
@@ -198,9 +197,17 @@ class LedgerFile:
         covered : sequence of str
             Hashes of lost entries that are about to be declared.
         """
-        self.check_owner()
-        history = self._history
-        if history.inode not in (0, self.path.stat().st_ino):
+        return self._checked(self._history, witnesses, covered)
+
+    def look(self) -> History:
+        """Return what the entries amount to, with every check that a round makes and without writing anything."""
+        if self._connection is None and not self.path.exists():
+            return self._checked(History(), ())
+        return self._checked(self.history(), ())
+
+    def _checked(self, history: History, witnesses: Sequence[str], covered: Sequence[str] = ()) -> History:
+        self._check_owner(history)
+        if history.inode and history.inode != self.path.stat().st_ino:
             raise PrivacyError(
                 "PFL-P18",
                 f"The ledger {self.path} is a copy: the entries were written to another file. Two copies would each "
@@ -289,5 +296,5 @@ def went_back(what: str) -> PrivacyError:
         "PFL-P15",
         f"The ledger does not know {what}: it was lost, cut off, replaced or rolled back. Nothing more is spent. "
         "Restore the newest backup: pharma-fl budget restore. What no backup knows can be declared: pharma-fl budget "
-        "declare.",
+        "declare --covers HASH.",
     )

@@ -12,9 +12,10 @@ from pharma_fl.errors import PrivacyError
 from pharma_fl.locks import locked
 from pharma_fl.privacy import chain
 from pharma_fl.privacy.chain import Link
-from pharma_fl.privacy.entries import Restored
+from pharma_fl.privacy.entries import Opened, Restored
 from pharma_fl.privacy.journal import Journal
 from pharma_fl.privacy.ledger_file import WAIT_S, LedgerFile
+from pharma_fl.privacy.signing_key import SigningKey
 
 
 def restore(ledger: LedgerFile, source: Path | None, *, by: str, why: str) -> int:
@@ -38,6 +39,15 @@ def restore(ledger: LedgerFile, source: Path | None, *, by: str, why: str) -> in
     if not links:
         raise PrivacyError("PFL-P13", f"{source} holds no entries. Name a backup (pharma-fl budget backup).")
     chain.check_signatures(links)
+    first = links[0].entry
+    if not isinstance(first, Opened) or first.partner != ledger.partner:
+        raise PrivacyError("PFL-P18", f"{source} is another partner's ledger. Nothing was changed.")
+    if SigningKey(ledger.key).public != first.public_key:
+        raise PrivacyError(
+            "PFL-P13",
+            f"{ledger.key} is not the key that signs {source}. Nothing was changed. Restore the key first "
+            "(partner.toml: signing_key).",
+        )
     whole = _replayed(links, ledger.journal)
     with locked(ledger.lock, wait_s=WAIT_S):
         try:
@@ -58,7 +68,6 @@ def restore(ledger: LedgerFile, source: Path | None, *, by: str, why: str) -> in
     lost = tuple(dict.fromkeys(echo.link.hash for echo in told if echo.link.hash not in there))
     with ledger.held():
         inode = ledger.path.stat().st_ino
-        ledger.check_owner()
         ledger.append(lambda facts: Restored(replayed=lacked, lost=lost, inode=inode, by=by, why=why, **facts))
     return lacked
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 from pharma_fl.config.partner import BudgetSettings
+from pharma_fl.errors import PrivacyError
 from pharma_fl.privacy import chain
 from pharma_fl.privacy.entries import Released, Reserved
 from pharma_fl.privacy.ledger import Ledger
-from pharma_fl.privacy.ledger_file import went_back
 from pharma_fl.privacy.second_opinions import epsilon_by_opacus, epsilon_by_rdp
 
 
-def verified(ledger: Ledger, budget: BudgetSettings, *, witnesses: Sequence[str] = ()) -> dict[str, Any]:
+def verified(ledger: Ledger, budget: BudgetSettings) -> dict[str, Any]:
     """Check chain, signatures, place and witnesses, and compute epsilon anew.
 
     Parameters
@@ -23,8 +22,6 @@ def verified(ledger: Ledger, budget: BudgetSettings, *, witnesses: Sequence[str]
     ledger : Ledger
     budget : BudgetSettings
         For delta and the unit.
-    witnesses : sequence of str
-        Hashes that others remember.
 
     Returns
     -------
@@ -37,12 +34,13 @@ def verified(ledger: Ledger, budget: BudgetSettings, *, witnesses: Sequence[str]
     PrivacyError
         ``PFL-P12``, ``PFL-P13``, ``PFL-P15``, ``PFL-P18``: what `Ledger` notices, and each single signature.
     """
+    ledger.look()
     if not ledger.path.exists():
-        told = ledger.journal.last() if ledger.journal else None
-        if told or witnesses:
-            raise went_back("its own file, which audit log or state tell of")
+        raise PrivacyError(
+            "PFL-P13", f"There is no ledger at {ledger.path} yet: nothing was spent, or it lies elsewhere (ledger)."
+        )
     with ledger.held():
-        history = ledger.check(witnesses)
+        history = ledger.check()
         links = ledger.links()
         if links:
             chain.check_signatures(links)
