@@ -1,10 +1,6 @@
 """Noised metrics: charged first, exact under the noise, of the validation fold alone, mute on private tasks."""
 
 import math
-import signal
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
-from tests.conftest import PROJECT, SeededNoise, make_records
+from tests.clients.dying import RELEASE, RESERVE, kill
+from tests.conftest import SeededNoise, make_records
 from tests.partners import METRICS_ALLOWED, MODEL, a_metrics_request, a_partner, a_plan, a_request
 
 from pharma_fl.clients import evaluate
@@ -487,53 +484,20 @@ def test_the_stored_reply_is_for_the_partners_eyes(tmp_path):
     assert partner.path(partner.state).stat().st_mode & 0o077 == 0
 
 
-CRASH = """
-    import os, signal, sys
-    sys.path.insert(0, {root!r})
-    from pathlib import Path
-    from pharma_fl.clients import evaluate
-    from pharma_fl.config import Partner
-    from pharma_fl.privacy.ledger import Ledger
-    from tests.partners import a_metrics_request
-
-    def die(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def die_after(owner, name):
-        original = getattr(owner, name)
-        def wrapped(*args, **kwargs):
-            original(*args, **kwargs)
-            die()
-        setattr(owner, name, wrapped)
-
-    point = {point!r}
-    if point == "before the charge": Ledger.reserve = die
-    if point == "after the charge": die_after(Ledger, "reserve")
-    if point == "before the reply is stored": evaluate._Stored.save = die
-    if point == "after the reply is stored": die_after(evaluate._Stored, "save")
-    if point == "after the release": die_after(Ledger, "release")
-    evaluate.evaluate_round(Partner.load(Path({partner!r})), a_metrics_request())
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "charged", "finished"),
     [
-        ("before the charge", False, True),
-        ("after the charge", True, False),
-        ("before the reply is stored", True, False),
-        ("after the reply is stored", True, True),
-        ("after the release", True, True),
+        (("before", RESERVE), False, True),
+        (("after", RESERVE), True, False),
+        (("before", "pharma_fl.clients.evaluate:_Stored.save"), True, False),
+        (("after", "pharma_fl.clients.evaluate:_Stored.save"), True, True),
+        (("after", RELEASE), True, True),
     ],
 )
 def test_killed_at_any_point_the_ledger_counts_what_could_have_left(tmp_path, point, charged, finished):
     partner = trained(tmp_path)
-    script = CRASH.format(root=str(PROJECT), point=point, partner=str(tmp_path / "north" / "partner.toml"))
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], check=False, capture_output=True, timeout=120
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    kill("evaluate", point, tmp_path / "north" / "partner.toml")
     assert ((1, "reserved") in metrics_entries(partner)) is charged
     if finished:
         evaluate_round(partner, a_metrics_request())

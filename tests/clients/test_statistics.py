@@ -2,15 +2,12 @@
 
 import json
 import math
-import signal
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
 from scipy.stats import kstest
-from tests.conftest import PROJECT, SeededNoise
+from tests.clients.dying import RESERVE, kill
+from tests.conftest import SeededNoise
 from tests.partners import METRICS_ALLOWED, a_partner
 
 from pharma_fl.clients import statistics
@@ -309,52 +306,20 @@ def test_a_damaged_file_is_named(tmp_path, change):
         read_statistics(a_file(tmp_path / "s.json", change))
 
 
-CRASH = """
-    import os, signal, sys
-    sys.path.insert(0, {root!r})
-    from pathlib import Path
-    from pharma_fl.clients import statistics
-    from pharma_fl.config import Partner
-    from pharma_fl.privacy.ledger import Ledger
-
-    def die(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def die_after(owner, name):
-        original = getattr(owner, name)
-        def wrapped(*args, **kwargs):
-            original(*args, **kwargs)
-            die()
-        setattr(owner, name, wrapped)
-
-    point = {point!r}
-    if point == "before the charge": Ledger.reserve = die
-    if point == "after the charge": die_after(Ledger, "reserve")
-    if point == "before the file is written": statistics.write_atomic = die
-    if point == "after the file is written": die_after(statistics, "write_atomic")
-    partner = Partner.load(Path({partner!r}))
-    statistics.release_statistics(partner, Path({out!r}), noise_multiplier=10.0, clipping_norm=4.0)
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "charged", "written"),
     [
-        ("before the charge", False, False),
-        ("after the charge", True, False),
-        ("before the file is written", True, False),
-        ("after the file is written", True, True),
+        (("before", RESERVE), False, False),
+        (("after", RESERVE), True, False),
+        (("before", "pharma_fl.clients.statistics:write_atomic"), True, False),
+        (("after", "pharma_fl.clients.statistics:write_atomic"), True, True),
     ],
 )
 def test_killed_at_any_point_the_ledger_counts_what_could_have_left(tmp_path, point, charged, written):
     partner = willing(tmp_path)
     out = tmp_path / "s.json"
-    script = CRASH.format(root=str(PROJECT), point=point, partner=str(tmp_path / "north/partner.toml"), out=str(out))
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], check=False, capture_output=True, timeout=120
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    kill("statistics", point, tmp_path / "north" / "partner.toml")
     assert bool(entries(partner)) is charged
     assert out.exists() is written
     release(partner, tmp_path / "again.json")

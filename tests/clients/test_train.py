@@ -1,16 +1,12 @@
 """One round at a partner: charged first, answered once, exact after every crash."""
 
-import signal
-import subprocess
-import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
-from tests.conftest import PROJECT
+from tests.clients.dying import RELEASE, RESERVE, kill
 from tests.partners import MODEL, TRAINING, a_partner, a_plan, a_request
 
 from pharma_fl.clients.records import open_records, training_folds
@@ -435,57 +431,21 @@ def test_the_change_that_leaves_carries_the_plans_noise(tmp_path):
     assert kstest(noise / sigma / 1.5, "norm").pvalue < 1e-9
 
 
-CRASH = """
-    import os, signal, sys
-    sys.path.insert(0, {root!r})
-    from pathlib import Path
-    from pharma_fl.clients import train
-    from pharma_fl.clients.state import PrivateState
-    from pharma_fl.config import Partner
-    from pharma_fl.privacy.dp_sgd import DpSgd
-    from pharma_fl.privacy.ledger import Ledger
-    from tests.partners import a_request
-
-    def die(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def die_after(owner, name):
-        original = getattr(owner, name)
-        def wrapped(*args, **kwargs):
-            original(*args, **kwargs)
-            die()
-        setattr(owner, name, wrapped)
-
-    point = {point!r}
-    if point == "before the charge": Ledger.reserve = die
-    if point == "after the charge": die_after(Ledger, "reserve")
-    if point == "mid-training": die_after(DpSgd, "step")
-    if point == "before the reply is stored": PrivateState.save = die
-    if point == "after the reply is stored": die_after(PrivateState, "save")
-    if point == "after the release": die_after(Ledger, "release")
-    train.train_round(Partner.load(Path({partner!r})), a_request())
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "charged", "finished"),
     [
-        ("before the charge", False, True),
-        ("after the charge", True, False),
-        ("mid-training", True, False),
-        ("before the reply is stored", True, False),
-        ("after the reply is stored", True, True),
-        ("after the release", True, True),
+        (("before", RESERVE), False, True),
+        (("after", RESERVE), True, False),
+        (("after", "pharma_fl.privacy.dp_sgd:DpSgd.step"), True, False),
+        (("before", "pharma_fl.clients.state:PrivateState.save"), True, False),
+        (("after", "pharma_fl.clients.state:PrivateState.save"), True, True),
+        (("after", RELEASE), True, True),
     ],
 )
 def test_killed_at_any_point_the_ledger_counts_what_could_have_left(tmp_path, point, charged, finished):
     partner = a_partner(tmp_path)
-    script = CRASH.format(root=str(PROJECT), point=point, partner=str(tmp_path / "north" / "partner.toml"))
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], check=False, capture_output=True, timeout=120
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    kill("train", point, tmp_path / "north" / "partner.toml")
     assert (len(ledger_of(partner).charges()) == 1) is charged
     if finished:
         train_round(partner, a_request())
