@@ -227,11 +227,15 @@ def _as_json(found: Guarantee) -> dict[str, Any]:
 
 
 def _print(partner: Partner, shown: dict[str, Any], guarantees: tuple[Guarantee, ...]) -> None:
-    parts = ("guarantees", "cohorts", "plan", "left", "looser_than_the_ledger_allows")
-    names = {"epsilon_spent_by_opacus": "second opinion by Opacus (0.01 above at most; does not decide)"}
+    long = ("ledger", "ledger_head", "plot")
+    parts = (*long, "guarantees", "cohorts", "plan", "left", "looser_than_the_ledger_allows")
+    names = {"epsilon_spent_by_opacus": "second opinion (Opacus)"}
     rows = [[names.get(key, key.replace("_", " ")), text(value)] for key, value in shown.items() if key not in parts]
     rows += [[f"left of {setting}", text(value)] for setting, value in shown["left"].items()]
     console.print(table(f"Privacy budget of {partner.name}", ["what", "value"], rows))
+    for key in long:
+        if key in shown:
+            console.print(f"{key.replace('_', ' ').capitalize()}: {shown[key]}", markup=False, soft_wrap=True)
     for one in shown["cohorts"]:
         since, until = one["since"] or "the start", one["until"] or "now"
         console.print(f"Compounds from {since} to {until} have spent epsilon {text(one['epsilon_spent'])}.")
