@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pharma_fl.errors import DataError
+from pharma_fl.locks import locked
 
 
 def lock_of(folder: Path) -> Path:
@@ -19,22 +18,18 @@ def lock_of(folder: Path) -> Path:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock file for the length of the block; the system lets go of it when the process ends, however it ends.
+    """Hold a lock file for the length of the block.
 
     Raises
     ------
     DataError
         ``PFL-D11`` another process holds it.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            stack.enter_context(locked(path))
+        except TimeoutError as error:
             raise DataError(
                 "PFL-D11", f"Another process is preparing here ({path}). Wait until it is done, then prepare again."
             ) from error
         yield
-    finally:
-        os.close(handle)
