@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -137,7 +137,6 @@ class Restored(_Entry):
 
 
 Entry = Opened | Reserved | Released | Limited | Restored
-Written = TypeVar("Written", Opened, Reserved, Released, Limited, Restored)
 
 _ADAPTER: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
 

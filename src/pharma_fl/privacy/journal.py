@@ -37,13 +37,13 @@ class Journal:
     def write(self, entries: Sequence[Echo]) -> None:
         """Append entries, on disk before it returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            torn = self.path.stat().st_size and not self._ends_a_line()
-            os.write(handle, ("\n" * bool(torn) + "".join(map(_line, entries))).encode())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        self.path.touch(mode=0o600)
+        torn = self.path.stat().st_size and not self._ends_a_line()
+        # A full disk raises here; a bare os.write would write a part and say nothing.
+        with self.path.open("ab") as stream:
+            stream.write(("\n" * bool(torn) + "".join(map(_line, entries))).encode())
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def last(self) -> Echo | None:
         """Return the last entry that the log tells of, reading from its end."""
