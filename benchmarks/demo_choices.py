@@ -77,7 +77,7 @@ def run(federation: Federation, files: list[Path]) -> float:
             seed=federation.seed,
             trunk=server.trunk,
         )
-        changes = {partner.name: train_round(partner, request).change for partner in partners}
+        changes = {partner.name: train_round(partner, request).released for partner in partners}
         server.step(weighted_mean(changes, federation.partners))
     scores = []
     for partner in partners:

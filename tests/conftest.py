@@ -31,6 +31,11 @@ class SeededNoise:
         tensor.add_(torch.from_numpy(self._generator.standard_normal(tuple(tensor.shape)) * std).to(tensor.dtype))
         tensor.mul_(scale)
 
+    def add_discrete_gaussian(self, vector, std):
+        from pharma_fl.privacy.discrete_gaussian import add_to
+
+        add_to(self._generator, vector, std)
+
 
 def make_records(
     n: int, *, bits: int = 64, class_tasks: int = 3, value_tasks: int = 1, seed: int = 0, label_rate: float = 0.6

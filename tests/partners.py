@@ -13,6 +13,7 @@ from pharma_fl.messages.metrics import MetricsRequest
 from pharma_fl.messages.rounds import RoundRequest
 from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.privacy.plan import PrivacyPlan
+from pharma_fl.signing_key import SigningKey
 
 MODEL = ModelSettings(input_bits=64, hidden=(8,))
 TRAINING = TrainingSettings(rounds=6, local_steps=2)
@@ -21,6 +22,10 @@ METRICS_ALLOWED = {
     "policy": {"actions": ["train", "metrics"]},
 }
 """Settings of a partner that releases noised metrics."""
+NAMES = ("east", "north", "south", "west")
+"""Partners of a secure sum."""
+ONE_STEP = TRAINING.model_copy(update={"local_steps": 1})
+"""What shared noise allows."""
 
 
 def a_task(column, kind, **changes):
@@ -101,6 +106,14 @@ def a_partner(
     return Partner.load(place / "partner.toml")
 
 
+def share_keys(folder, names=NAMES):
+    """Make an identity for each partner, and let all of them know everybody's public key, which is returned by name."""
+    keys = {name: SigningKey.make(folder / name / "identity.key").public for name in names}
+    for name in names:
+        (folder / name / "partner-keys.toml").write_text(tomli_w.dumps({"partners": keys}))
+    return keys
+
+
 def a_plan(**changes):
     fields = {
         "sample_rate": 0.5,
@@ -112,6 +125,19 @@ def a_plan(**changes):
         "steps_per_round": TRAINING.local_steps,
     }
     return PrivacyPlan(**(fields | changes))
+
+
+def a_shared_plan(**changes):
+    """A plan of four partners, of whom one may collude and one be lost; they sum MODEL's trunk."""
+    fields = {
+        "noise_mode": "shared",
+        "contributors": len(NAMES),
+        "tolerated_colluders": 1,
+        "tolerated_losses": 1,
+        "steps_per_round": 1,
+        "summed_values": (MODEL.input_bits + 1) * MODEL.hidden[0],
+    }
+    return a_plan(**(fields | changes))
 
 
 def a_request(number=1, *, run="run-1", plan=None, trunk=None, **changes):

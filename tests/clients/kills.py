@@ -58,5 +58,5 @@ def go_on(folder):
         except (PrivacyError, FederationError) as error:
             append(folder / "coordinator.log", json.dumps({"round": number, "code": error.code}))
         else:
-            append(folder / "outbox.log", json.dumps({"round": number, "reply": digest(reply.change, "reply")}))
+            append(folder / "outbox.log", json.dumps({"round": number, "reply": digest(reply.released, "reply")}))
             append(folder / "coordinator.log", json.dumps({"round": number, "code": ""}))

@@ -57,7 +57,7 @@ def test_partner_and_coordinator_start_from_it(tmp_path, public):
     assert torch.equal(trunk["input.weight"], load_pretrained(public[0]).weights["input.weight"])
     assert not torch.equal(trunk["input.weight"], initial_trunk(MODEL, 0)["input.weight"])
     partner = starting(tmp_path, public)
-    assert set(train_round(partner, a_request(model=model, trunk=trunk)).change) == set(trunk)
+    assert set(train_round(partner, a_request(model=model, trunk=trunk)).released) == set(trunk)
 
 
 def test_with_a_frozen_start_only_adapters_travel(tmp_path, public):
@@ -66,8 +66,8 @@ def test_with_a_frozen_start_only_adapters_travel(tmp_path, public):
     assert set(trunk) == {"input_adapter.down.weight", "input_adapter.up.weight"}
     partner = starting(tmp_path, public)
     reply = train_round(partner, a_request(model=model, trunk=trunk))
-    assert set(reply.change) == set(trunk)
-    assert all(bool(change.any()) for change in reply.change.values())
+    assert set(reply.released) == set(trunk)
+    assert all(bool(change.any()) for change in reply.released.values())
     network = start_network(partner, model, open_records(partner, model, training_folds(partner)), 0)
     assert torch.equal(network.trunk.input.weight, load_pretrained(public[0]).weights["input.weight"])
 
@@ -76,7 +76,7 @@ def test_a_frozen_random_start_needs_no_checkpoint(tmp_path):
     model = MODEL.model_copy(update={"hidden": (8, 6), "frozen_layers": 1})
     trunk = initial_trunk(model, 0)
     assert set(trunk) == {"middle.0.weight", "middle.0.bias"}
-    assert set(train_round(a_partner(tmp_path), a_request(model=model, trunk=trunk)).change) == set(trunk)
+    assert set(train_round(a_partner(tmp_path), a_request(model=model, trunk=trunk)).released) == set(trunk)
 
 
 def test_a_partner_without_the_checkpoint_refuses_uncharged(tmp_path, public):

@@ -68,7 +68,7 @@ def test_a_round_moves_the_trunk_by_the_clipped_sums_of_whole_series(tmp_path, p
         if name.startswith("trunk."):
             expected = -TRAINING.trunk_learning_rate * part / plan.expected_batch
             torch.testing.assert_close(
-                reply.change[name.removeprefix("trunk.")].double(), expected, rtol=1e-4, atol=1e-7
+                reply.released[name.removeprefix("trunk.")].double(), expected, rtol=1e-4, atol=1e-7
             )
 
 
@@ -76,7 +76,7 @@ def test_rounds_of_series_go_on_and_are_charged_as_such(tmp_path):
     partner = a_partner(tmp_path, n=N, series=SERIES, **SERIES_BUDGET)
     plan = of_series(sample_rate=0.2, steps_per_round=3, clipping="adaptive")
     replies = [train_round(partner, a_request(number, plan=plan)) for number in (1, 2)]
-    assert any(replies[1].change[name].any() for name in replies[1].change)
+    assert any(replies[1].released[name].any() for name in replies[1].released)
     ledger = Ledger.of(partner)
     charged = [entry for entry in ledger.entries() if isinstance(entry, Reserved)]
     assert [(entry.unit, entry.steps, entry.sample_rate) for entry in charged] == [("series", 3, 0.2)] * 2

@@ -47,7 +47,7 @@ def test_a_round_is_charged_and_answered(tmp_path):
     request = a_request()
     reply = train_round(partner, request)
     assert kinds(partner) == [(1, "reserved"), (1, "released")]
-    assert reply.change.keys() == request.trunk.keys()
+    assert reply.released.keys() == request.trunk.keys()
     assert reply.epsilon_spent == epsilon([Charge(0.5, 4.0, 2)], 1e-5)
     assert reply.epsilon_left == partner.budget.epsilon - reply.epsilon_spent
 
@@ -55,7 +55,7 @@ def test_a_round_is_charged_and_answered(tmp_path):
 def test_the_same_request_gets_the_same_reply_and_costs_nothing(tmp_path):
     partner = a_partner(tmp_path)
     first, second = train_round(partner, a_request()), train_round(partner, a_request())
-    assert all(torch.equal(first.change[name], second.change[name]) for name in first.change)
+    assert all(torch.equal(first.released[name], second.released[name]) for name in first.released)
     assert kinds(partner) == [(1, "reserved"), (1, "released")]
 
 
@@ -131,7 +131,7 @@ def test_a_catalogue_column_travels_and_is_found_by_its_id(tmp_path):
     plan = a_plan(mechanism="none", noise_multiplier=0.0, sample_rate=1.0)
     for name, ids, moves in (("north", (12, None), [1]), ("south", (None, 31), [0]), ("east", (7, 31), [0])):
         partner = a_partner(tmp_path, name, catalogue=ids, policy={"allow_unprotected": True})
-        change = train_round(partner, a_request(plan=plan, model=model, trunk=trunk)).change
+        change = train_round(partner, a_request(plan=plan, model=model, trunk=trunk)).released
         assert torch.nonzero(change["catalogue.weight"].any(dim=1)).flatten().tolist() == moves
         start = new_network(model, open_records(partner, model, training_folds(partner)), 0).heads.classes.weight
         own = PrivateState.load(partner.path(partner.state)).heads["classes.weight"]
@@ -368,7 +368,7 @@ def test_two_rounds_at_once_wait_for_each_other(tmp_path):
     partner = a_partner(tmp_path)
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(lambda _: train_round(partner, a_request()), range(2))
-    assert all(torch.equal(one.change[name], other.change[name]) for name in one.change)
+    assert all(torch.equal(one.released[name], other.released[name]) for name in one.released)
     assert kinds(partner) == [(1, "reserved"), (1, "released")]
 
 
@@ -424,7 +424,7 @@ def test_the_change_that_leaves_carries_the_plans_noise(tmp_path):
     partner = a_partner(tmp_path, bits=4096, policy={"placebo": True})
     model = MODEL.model_copy(update={"input_bits": 4096})
     reply = train_round(partner, a_request(model=model, trunk=initial_trunk(model, 0)))
-    noise = torch.cat([v.flatten() for v in reply.change.values()]).numpy()
+    noise = torch.cat([v.flatten() for v in reply.released.values()]).numpy()
     sigma = 0.45 * 4.0 * 1.0 / 40.0 * np.sqrt(2)
     assert kstest(noise / sigma, "norm").pvalue > 1e-6
     assert kstest(noise / sigma * 1.5, "norm").pvalue < 1e-9

@@ -130,5 +130,6 @@ def test_the_bundle_carries_no_code():
         ".info/CONTENT",
         "pyproject.toml",
         "strategies/dp-fedavg.toml",
+        "strategies/dp-fedsgd.toml",
         "strategies/fedavg-unprotected.toml",
     }

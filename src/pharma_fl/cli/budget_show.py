@@ -12,7 +12,7 @@ import typer
 from pharma_fl.cli.output import console, print_json, table
 from pharma_fl.cli.prepare import JsonOption
 from pharma_fl.config import Federation, Partner
-from pharma_fl.errors import PolicyViolation
+from pharma_fl.errors import BudgetExceeded, PolicyViolation
 
 if TYPE_CHECKING:
     from pharma_fl.privacy.guarantee import Guarantee
@@ -168,24 +168,35 @@ def _cohorts(partner: Partner, history: History) -> list[dict[str, Any]]:
 
 
 def _price(partner: Partner, ledger: Any, federation: Federation) -> dict[str, Any]:
-    from pharma_fl.privacy.plan import propose
+    from pharma_fl.privacy.accountant import epsilon
+    from pharma_fl.privacy.contribution import contribution
     from pharma_fl.privacy.policy import check_policy
+    from pharma_fl.strategies.proposal import proposed_plan
 
-    proposed = propose(federation.privacy, federation.training, partners=len(federation.partners))
+    proposed = proposed_plan(federation)
     try:
         check_policy(proposed, partner.policy, partner.budget, federation=federation.name)
         allowed = "yes"
     except PolicyViolation as error:
         allowed = f"no: {error}"
+    share = 1.0
+    try:
+        share = contribution(proposed, ledger, budget=partner.budget, policy=partner.policy, run="")
+    except BudgetExceeded as error:
+        allowed, share = f"no: {error}", partner.policy.min_contribution
+    alone = [proposed.charge_of(proposed.rounds, adversary, share) for adversary in ("partners", "coordinator")]
     return {
-        "epsilon_alone": proposed.epsilon(),
+        "epsilon_alone": epsilon(alone[:1], proposed.delta, unit=proposed.unit),
+        "epsilon_alone_coordinator": epsilon(alone[1:], proposed.delta, unit=proposed.unit),
+        "noise_mode": proposed.noise_mode,
+        "contribution": share,
         "unit": proposed.unit,
-        "noise_multiplier": proposed.noise_multiplier,
-        "noise_multiplier_coordinator": proposed.noise_against("coordinator"),
+        "noise_multiplier": alone[0].noise_multiplier,
+        "noise_multiplier_coordinator": alone[1].noise_multiplier,
         "sample_rate": proposed.sample_rate,
         "steps": proposed.rounds * proposed.steps_per_round,
         "rounds": proposed.rounds,
-        "affordable_rounds": ledger.affordable_rounds(proposed, partner.budget),
+        "affordable_rounds": ledger.affordable_rounds(proposed, partner.budget, contribution=share),
         "policy_allows": allowed,
     }
 

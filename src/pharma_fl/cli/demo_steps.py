@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+from pharma_fl.cli.identity import make_keys, write_keys
 from pharma_fl.config import Federation, Partner
 from pharma_fl.config.presets import preset
 from pharma_fl.evaluation.results import Result, Setting
@@ -19,6 +20,12 @@ from pharma_fl.evaluation.results import Result, Setting
 SECRET = b"pharma-fl-demo"
 HEADLINE_TASK = "assay-1/binary"
 PLACEBO_EPSILON = 3.0
+_PRESETS: dict[Setting, str] = {
+    "fed": "fedavg-unprotected",
+    "fed-dp": "dp-fedavg",
+    "fed-dp-shared": "dp-fedsgd",
+    "placebo": "dp-fedsgd",
+}
 
 Job = tuple[Any, ...]
 """A function of this module and its arguments."""
@@ -42,7 +49,7 @@ class Run:
 def planned_runs(epsilons: Sequence[float], seeds: int) -> list[Run]:
     """Return every federated run of the comparison."""
     kinds: list[tuple[Setting, float | None]] = [("fed", None)]
-    kinds += [("fed-dp", epsilon) for epsilon in epsilons]
+    kinds += [(kind, epsilon) for kind in ("fed-dp-shared", "fed-dp") for epsilon in epsilons]
     kinds += [("placebo", PLACEBO_EPSILON)]
     return [Run(setting=setting, epsilon=epsilon, seed=seed) for seed in range(seeds) for setting, epsilon in kinds]
 
@@ -69,7 +76,7 @@ def write_run(out: Path, run: Run, partners: Sequence[str], *, tracking_uri: str
     folder = out / "runs" / run.name
     protected = run.setting != "fed"
     content = _merged(
-        preset("strategies", "dp-fedavg" if protected else "fedavg-unprotected"),
+        preset("strategies", _PRESETS[run.setting]),
         {
             "name": "b3db",
             "seed": run.seed,
@@ -83,7 +90,7 @@ def write_run(out: Path, run: Run, partners: Sequence[str], *, tracking_uri: str
     folder.mkdir(parents=True)
     (folder / "federation.toml").write_text(tomli_w.dumps(content), encoding="utf-8")
     Federation.load(folder / "federation.toml")
-    for name in partners:
+    written = [
         write_partner(
             folder / "partners",
             name,
@@ -93,6 +100,9 @@ def write_run(out: Path, run: Run, partners: Sequence[str], *, tracking_uri: str
                 "policy": {"allow_unprotected": not protected, "placebo": run.setting == "placebo"},
             },
         )
+        for name in partners
+    ]
+    write_keys(written, make_keys(written))
     return folder
 
 

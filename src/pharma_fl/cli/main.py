@@ -9,7 +9,7 @@ import click
 import typer
 
 from pharma_fl import __version__
-from pharma_fl.cli import agree, budget, demo, describe, key, prepare, pretrain, report, simulate, statistics
+from pharma_fl.cli import agree, budget, demo, describe, identity, key, prepare, pretrain, report, simulate, statistics
 from pharma_fl.cli.output import fail
 from pharma_fl.errors import PharmaFlError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(key.key)
+app.command()(identity.identity)
 app.command()(prepare.prepare)
 app.command()(describe.describe)
 app.command()(agree.agree)

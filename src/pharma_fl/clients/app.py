@@ -10,9 +10,24 @@ from flwr.clientapp import ClientApp
 from pharma_fl import __version__
 from pharma_fl.clients.audit import write_audit
 from pharma_fl.clients.evaluate import evaluate_round
+from pharma_fl.clients.secure_sum import keep_shares, keys_of_run, shares_of_run, unmask_round
 from pharma_fl.clients.train import train_round
 from pharma_fl.config import Partner, partner_file
 from pharma_fl.errors import PolicyViolation
+from pharma_fl.messages.secure_sum import (
+    KEEP,
+    KEYS,
+    SHARES,
+    UNMASK,
+    keep_reply,
+    keys_reply,
+    read_keep_request,
+    read_keys_request,
+    read_shares_request,
+    read_unmask_request,
+    shares_reply,
+    unmask_reply,
+)
 from pharma_fl.messages.wire import (
     CONFIG,
     metrics_reply,
@@ -44,6 +59,41 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Release noised metrics of one round."""
     return _answer(message, context, lambda partner: _evaluate(partner, message.content))
+
+
+@app.query(KEYS)
+def keys(message: Message, context: Context) -> Message:
+    """Make signed keys for the secure sums of a run."""
+    return _answer(
+        message, context, lambda partner: keys_reply(keys_of_run(partner, *read_keys_request(message.content)))
+    )
+
+
+@app.query(SHARES)
+def shares(message: Message, context: Context) -> Message:
+    """Check all partners' keys, and share this one's secrets among them."""
+    return _answer(
+        message, context, lambda partner: shares_reply(shares_of_run(partner, *read_shares_request(message.content)))
+    )
+
+
+@app.query(KEEP)
+def keep(message: Message, context: Context) -> Message:
+    """Keep what the others shared with this partner."""
+    return _answer(message, context, lambda partner: _keep(partner, message.content))
+
+
+@app.query(UNMASK)
+def unmask(message: Message, context: Context) -> Message:
+    """Help to open the sum of one round."""
+    return _answer(
+        message, context, lambda partner: unmask_reply(unmask_round(partner, *read_unmask_request(message.content)))
+    )
+
+
+def _keep(partner: Partner, content: RecordDict) -> RecordDict:
+    keep_shares(partner, *read_keep_request(content))
+    return keep_reply()
 
 
 def _train(partner: Partner, content: RecordDict) -> RecordDict:
@@ -87,5 +137,6 @@ def _join(partner: Partner, content: RecordDict) -> RecordDict:
     # A bare hash, so that the coordinator can notice a ledger that went back.
     answer["ledger"] = ledger.head
     if partner.policy.report_budget:
-        answer["affordable_rounds"] = ledger.affordable_rounds(plan, partner.budget)
+        least = 1.0 if plan.noise_mode == "local" else partner.policy.min_contribution
+        answer["affordable_rounds"] = ledger.affordable_rounds(plan, partner.budget, contribution=least)
     return RecordDict({CONFIG: answer})

@@ -38,7 +38,7 @@ class PrivateState:
     clipping_norm : float or None
         Where an adaptive clip stands; it follows from noised counts alone.
     reply : dict
-        The trunk's noised change that was answered, by parameter name.
+        What was answered: the trunk's noised change by parameter name, or one masked vector.
     ledger : str
         Hash of the ledger's last entry after the charge of the round: a ledger without it went back.
     """

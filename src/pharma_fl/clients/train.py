@@ -7,26 +7,31 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pharma_fl.clients.cohorts import dated, of_cohorts
 from pharma_fl.clients.preconditions import check_public_tasks
 from pharma_fl.clients.records import check_folds, open_records, training_folds
+from pharma_fl.clients.secure_sum import session_of
 from pharma_fl.clients.start import start_network
 from pharma_fl.clients.state import PrivateState
 from pharma_fl.clients.witnesses import ledger_of
 from pharma_fl.config import Partner
 from pharma_fl.data.matrices import PreparedData
 from pharma_fl.errors import FederationError, ModelError, PrivacyError
-from pharma_fl.messages.rounds import RoundReply, RoundRequest, digest
+from pharma_fl.messages.rounds import MASKED, RoundReply, RoundRequest, digest
 from pharma_fl.model.devices import choose_device, made_batch, on_device
 from pharma_fl.model.kernel_choice import choose_kernel
 from pharma_fl.model.losses import network_losses
-from pharma_fl.model.network import SparseMultitaskNetwork, load_trunk, trunk_of
+from pharma_fl.model.network import TRUNK_PREFIX, SparseMultitaskNetwork, load_trunk, trunk_of
 from pharma_fl.model.records import Records
 from pharma_fl.model.weights import check_shapes
+from pharma_fl.privacy.clip import Clip
+from pharma_fl.privacy.contribution import contribution
 from pharma_fl.privacy.dp_sgd import DpSgd
 from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.privacy.noise import NoiseSource, SystemNoise
+from pharma_fl.privacy.plan import PrivacyPlan
 from pharma_fl.privacy.policy import check_policy
 from pharma_fl.privacy.row_independence import block_rows
 from pharma_fl.privacy.sampling import known_series
@@ -55,12 +60,6 @@ def train_round(partner: Partner, request: RoundRequest, *, noise: NoiseSource |
         The round is refused and nothing leaves.
     """
     check_policy(request.plan, partner.policy, partner.budget, federation=request.federation)
-    if request.plan.noise_mode == "shared":
-        raise PrivacyError(
-            "PFL-P05",
-            'The plan shares the noise (privacy.noise_mode = "shared"), which protects only what a secure sum opens, '
-            'and this round would send this partner\'s own part. Ask for noise_mode = "local".',
-        )
     ledger = ledger_of(partner)
     # Whoever asks for the same round meanwhile waits, and then gets the stored reply.
     with ledger.held():
@@ -94,22 +93,32 @@ def _round(partner: Partner, request: RoundRequest, ledger: Ledger, noise: Noise
         check_shapes(network.heads.state_dict(), state.heads, place="The partner's stored heads")
         network.heads.load_state_dict(state.heads)
     noise = noise or SystemNoise(secure=partner.compute.secure_noise)
-    mechanism, device = _mechanism(partner, request, network, tasks, state, noise)
+    shared = request.plan.noise_mode == "shared"
+    session = session_of(partner, request.federation, request.run, request.plan) if shared else None
+    share = contribution(request.plan, ledger, budget=partner.budget, policy=partner.policy, run=request.run)
+    mechanism, device = _mechanism(partner, request, network, tasks, _clip(request.plan, state, share), noise)
     spend = Spend.of_round(
         request.plan,
         federation=request.federation,
         run=request.run,
         round_number=request.round,
         generator=_generator(partner, device),
+        contribution=share,
     )
     cohorts = ledger.reserve(spend, budget=partner.budget, policy=partner.policy, witnesses=request.witnesses)
     try:
         # Only now: what is wrong with records, or too large in them, would be told by a refusal that costs nothing.
         records = open_records(partner, request.model, training_folds(partner))
         source = on_device(of_cohorts(records, cohorts), device)
-        for _ in range(request.plan.steps_per_round):
-            mechanism.step(source)
-        new_state = _new_state(request, network, mechanism, ledger.head)
+        if session is None:
+            for _ in range(request.plan.steps_per_round):
+                mechanism.step(source)
+            after = trunk_of(network)
+            released = {name: after[name] - value for name, value in request.trunk.items()}
+        else:
+            vector = mechanism.summed_step(source, partial(session.add_masks, round_number=request.round))
+            released = {MASKED: torch.from_numpy(vector)}
+        new_state = _new_state(request, network, mechanism, released, ledger.head)
         new_state.save(partner.path(partner.state))
     except Exception as error:
         # From here on the sample is drawn, so a code for each cause would tell about it.
@@ -145,7 +154,7 @@ def _mechanism(
     request: RoundRequest,
     network: SparseMultitaskNetwork,
     records: Records,
-    state: PrivateState | None,
+    clip: Clip,
     noise: NoiseSource,
 ) -> tuple[DpSgd, torch.device]:
     compute, plan = partner.compute, request.plan
@@ -160,9 +169,6 @@ def _mechanism(
                 for part, rate in rates.items()
             ]
         )
-        clip = plan.first_clip
-        if plan.clipping == "adaptive" and state is not None and state.clipping_norm is not None:
-            clip = replace(clip, norm=state.clipping_norm)
         mechanism = DpSgd(
             plan,
             network,
@@ -173,6 +179,7 @@ def _mechanism(
             clip=clip,
             physical_batch=compute.physical_batch,
             precision=compute.precision,
+            summed=[f"{TRUNK_PREFIX}{name}" for name in sorted(request.trunk)] if plan.noise_mode == "shared" else (),
         )
         if device.type == "cuda":
             tasks = len(records.weights.classes), len(records.weights.values)
@@ -186,17 +193,29 @@ def _mechanism(
     return mechanism, device
 
 
+def _clip(plan: PrivacyPlan, state: PrivateState | None, share: float) -> Clip:
+    clip = plan.first_clip
+    if plan.noise_mode == "shared":
+        return replace(clip, norm=plan.shared.clip_of(share))
+    if plan.clipping == "adaptive" and state is not None and state.clipping_norm is not None:
+        return replace(clip, norm=state.clipping_norm)
+    return clip
+
+
 def _new_state(
-    request: RoundRequest, network: SparseMultitaskNetwork, mechanism: DpSgd, ledger_head: str
+    request: RoundRequest,
+    network: SparseMultitaskNetwork,
+    mechanism: DpSgd,
+    released: dict[str, Tensor],
+    ledger_head: str,
 ) -> PrivateState:
-    after = trunk_of(network)
     return PrivateState(
         run=request.run,
         round=request.round,
         request=request.digest,
         agreement=request.agreement,
         heads=network.heads.state_dict(),
-        reply={name: after[name] - value for name, value in request.trunk.items()},
+        reply=released,
         ledger=ledger_head,
         clipping_norm=mechanism.clip.norm if mechanism.clip.mode == "adaptive" else None,
     )
@@ -214,4 +233,4 @@ def _stored_reply(partner: Partner, request: RoundRequest, ledger: Ledger, state
     if partner.policy.report_budget and request.plan.protected:
         spent = ledger.epsilon(partner.budget)
         left = max(0.0, partner.budget.epsilon - spent)
-    return RoundReply(change=state.reply, epsilon_spent=spent, epsilon_left=left)
+    return RoundReply(released=state.reply, epsilon_spent=spent, epsilon_left=left)

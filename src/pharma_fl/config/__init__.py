@@ -3,6 +3,7 @@
 from pharma_fl.config.federation import Federation, ModelSettings, PrivacySettings, TrainingSettings
 from pharma_fl.config.locate import federation_file, partner_file
 from pharma_fl.config.partner import Partner, PolicySettings
+from pharma_fl.config.partner_keys import PartnerKeys
 from pharma_fl.config.preparation import FingerprintSettings, FoldSettings, StructureSettings
 from pharma_fl.config.tables import AssaySettings, LongTables, TunerTables, WideTables
 
@@ -14,6 +15,7 @@ __all__ = [
     "LongTables",
     "ModelSettings",
     "Partner",
+    "PartnerKeys",
     "PolicySettings",
     "PrivacySettings",
     "StructureSettings",

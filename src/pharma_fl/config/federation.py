@@ -129,7 +129,7 @@ class PrivacySettings(Settings):
     tolerated_colluders: Annotated[int, Field(ge=0)] = 1
     """Under ``shared``, partners that may tell the coordinator their shares without breaking the guarantee."""
     tolerated_losses: Annotated[int, Field(ge=0)] = 0
-    """Under ``shared``, partners whose shares may be missing from a sum."""
+    """Under ``shared``, partners that may be missing in a round, whose sum then still opens."""
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -154,6 +154,8 @@ class QuorumSettings(Settings):
 
     min_partners: Annotated[int | None, Field(ge=1)] = None
     """Fewest good replies a round needs; left out, every partner of the federation."""
+    void_rounds: Annotated[int, Field(ge=0, le=1000)] = 2
+    """Under shared noise, rounds in a row whose sum may fail to open before the run stops; they stay charged."""
     join_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     round_timeout_s: Annotated[float, Field(gt=0)] = 600.0
 
@@ -209,6 +211,19 @@ class Federation(Settings):
         wanted = self.quorum.min_partners
         if wanted is not None and wanted > len(self.partners):
             raise ValueError(f"quorum.min_partners = {wanted} exceeds the {len(self.partners)} partners listed")
+        return self
+
+    @model_validator(mode="after")
+    def _sums_are_plain(self) -> Self:
+        if self.privacy.noise_mode == "local":
+            return self
+        if self.training.local_steps != 1:
+            # Between the steps of a round a partner's own share is all the noise there is.
+            raise ValueError(
+                f'privacy.noise_mode "shared" needs training.local_steps = 1, got {self.training.local_steps}'
+            )
+        if len(set(self.partners.values())) > 1:
+            raise ValueError('privacy.noise_mode "shared" adds up without weights: expected equal numbers in partners')
         return self
 
     @model_validator(mode="after")

@@ -92,6 +92,13 @@ class PolicySettings(Settings):
     report_budget: bool = False
     """Tell the coordinator epsilon spent and left over all runs, and how many rounds of a plan that pays for.
     These follow from public charges, but show that the partner takes part in other runs too."""
+    min_tolerated_colluders: Annotated[int, Field(ge=1)] = 1
+    """Under shared noise, fewest partners against whom, together with the coordinator, the guarantee must hold."""
+    min_contributors: Annotated[int | None, Field(ge=2)] = None
+    """Under shared noise, fewest partners whose sum this one is part of; left out, all that partner_keys lists."""
+    min_contribution: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Under shared noise, this partner lowers its clip as far as its own limits ask, so that the common noise counts
+    for more; below this share of the plan's clip it does not take part. 1 never lowers it."""
     allow_unprotected: bool = False
     """Take part in runs without any privacy. For simulations; every report then says "no epsilon"."""
     placebo: bool = False
@@ -115,6 +122,10 @@ class Partner(Settings):
     ledger: str = "ledger.sqlite"
     signing_key: str = "ledger.key"
     """The key that signs the ledger; made with it. Keep a copy apart from the ledger's."""
+    identity_key: str = "identity.key"
+    """The key that signs what this partner says of itself in a secure sum; made by pharma-fl identity."""
+    partner_keys: str = "partner-keys.toml"
+    """The public identity keys of all partners, as they told each other without the coordinator."""
     audit_log: str = "audit.jsonl"
     model: str = "model"
     pretrained: str | None = None

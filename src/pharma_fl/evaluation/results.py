@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Setting = Literal["sp", "fed", "fed-dp", "placebo"]
+Setting = Literal["sp", "fed", "fed-dp", "fed-dp-shared", "placebo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,8 @@ class Result:
     Attributes
     ----------
     setting : str
-        ``sp`` alone, ``fed`` federated without privacy, ``fed-dp`` with it, ``placebo`` noise alone.
+        ``sp`` alone, ``fed`` federated without privacy, ``fed-dp`` with it and each partner's own noise,
+        ``fed-dp-shared`` with shared noise, ``placebo`` noise alone.
     epsilon : float or None
         Of the federated run; None where there is no guarantee.
     personalised : bool

@@ -11,6 +11,9 @@ from torch import Tensor
 from pharma_fl.config import ModelSettings, TrainingSettings
 from pharma_fl.privacy.plan import PrivacyPlan
 
+MASKED = "masked"
+"""Name of the one array of a reply under shared noise: integers of the ring, the trunk's arrays by ascending name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRequest:
@@ -64,14 +67,15 @@ class RoundReply:
 
     Attributes
     ----------
-    change : dict
-        The trunk's change over the round, by name: a function of noised gradients alone.
+    released : dict
+        The trunk's change over the round, by name: a function of noised gradients alone. Under shared noise one vector,
+        `MASKED`: this partner's part of a sum, which nobody can read by itself.
     epsilon_spent, epsilon_left : float or None
         From the ledger's public charges; None where the policy does not report them, and in a run that has
         no epsilon.
     """
 
-    change: dict[str, Tensor]
+    released: dict[str, Tensor]
     epsilon_spent: float | None
     epsilon_left: float | None
 

@@ -24,7 +24,7 @@ from pharma_fl.privacy.plan import PrivacyPlan
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
 HISTOGRAM = "histogram"
 """Name of the one array of a reply with noised metrics."""
-_RUN = re.compile(r"[A-Za-z0-9._-]{1,128}")
+NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 T = TypeVar("T", PrivacyPlan, ModelSettings, TrainingSettings, EvaluationSettings)
@@ -47,10 +47,10 @@ def join_request(federation: str, plan: PrivacyPlan) -> RecordDict:
 
 def read_join_request(content: RecordDict) -> tuple[str, PrivacyPlan]:
     """Read federation and plan of a join request."""
-    federation = _config(content, {"federation", "plan"})["federation"]
-    if not isinstance(federation, str) or not _RUN.fullmatch(federation):
+    federation = config_of(content, {"federation", "plan"})["federation"]
+    if not isinstance(federation, str) or not NAME.fullmatch(federation):
         raise FederationError("PFL-F01", "The join request names the federation wrongly.")
-    return federation, _settings(content, "plan", PrivacyPlan)
+    return federation, settings_of(content, "plan", PrivacyPlan)
 
 
 def round_request(request: RoundRequest) -> RecordDict:
@@ -84,13 +84,15 @@ def read_round_request(content: RecordDict) -> RoundRequest:
     """
     facts = _facts(content, {"plan", "training"})
     return RoundRequest(
-        plan=_settings(content, "plan", PrivacyPlan), training=_settings(content, "training", TrainingSettings), **facts
+        plan=settings_of(content, "plan", PrivacyPlan),
+        training=settings_of(content, "training", TrainingSettings),
+        **facts,
     )
 
 
 def round_reply(reply: RoundReply) -> RecordDict:
     """Pack all that leaves the partner after a round."""
-    content = RecordDict({ARRAYS: to_arrays(reply.change), CONFIG: ConfigRecord({"status": "done"})})
+    content = RecordDict({ARRAYS: to_arrays(reply.released), CONFIG: ConfigRecord({"status": "done"})})
     if reply.epsilon_spent is not None and reply.epsilon_left is not None:
         content[METRICS] = MetricRecord({"epsilon_spent": reply.epsilon_spent, "epsilon_left": reply.epsilon_left})
     return content
@@ -119,7 +121,7 @@ def metrics_request(request: MetricsRequest) -> RecordDict:
 def read_metrics_request(content: RecordDict) -> MetricsRequest:
     """Unpack and validate a request for noised metrics; errors as `read_round_request`."""
     facts = _facts(content, {"evaluation"})
-    return MetricsRequest(evaluation=_settings(content, "evaluation", EvaluationSettings), **facts)
+    return MetricsRequest(evaluation=settings_of(content, "evaluation", EvaluationSettings), **facts)
 
 
 def metrics_reply(reply: MetricsReply) -> RecordDict:
@@ -148,7 +150,7 @@ class _Facts(TypedDict):
 
 
 def _facts(content: RecordDict, more: set[str]) -> _Facts:
-    config = _config(content, {"federation", "run", "round", "seed", "model", "witnesses"} | more)
+    config = config_of(content, {"federation", "run", "round", "seed", "model", "witnesses"} | more)
     if ARRAYS not in content.array_records:
         raise FederationError("PFL-F01", "The round's message has no arrays. Both sides need the same version.")
     federation, run, number, seed = (config[key] for key in ("federation", "run", "round", "seed"))
@@ -156,7 +158,7 @@ def _facts(content: RecordDict, more: set[str]) -> _Facts:
     # True is an int to isinstance.
     if type(number) is not int or type(seed) is not int:
         raise FederationError("PFL-F01", "The round's message names round or seed wrongly.")
-    if not all(isinstance(name, str) and _RUN.fullmatch(name) for name in (federation, run)):
+    if not all(isinstance(name, str) and NAME.fullmatch(name) for name in (federation, run)):
         raise FederationError("PFL-F01", "The round's message names federation or run wrongly.")
     if not isinstance(witnesses, list) or not all(isinstance(one, str) and _HASH.fullmatch(one) for one in witnesses):
         raise FederationError("PFL-F01", "The round's message names the ledger's hashes wrongly.")
@@ -165,13 +167,14 @@ def _facts(content: RecordDict, more: set[str]) -> _Facts:
         run=str(run),
         round=number,
         seed=seed,
-        model=_settings(content, "model", ModelSettings),
+        model=settings_of(content, "model", ModelSettings),
         trunk=from_arrays(content.array_records[ARRAYS]),
         witnesses=tuple(str(one) for one in witnesses),
     )
 
 
-def _config(content: RecordDict, keys: set[str]) -> ConfigRecord:
+def config_of(content: RecordDict, keys: set[str]) -> ConfigRecord:
+    """Return a message's names, codes and settings, which must be exactly these; ``PFL-F01`` otherwise."""
     config = content.config_records.get(CONFIG)
     if config is None or set(config) != keys:
         found = sorted(config or ())
@@ -181,7 +184,8 @@ def _config(content: RecordDict, keys: set[str]) -> ConfigRecord:
     return config
 
 
-def _settings(content: RecordDict, key: str, kind: type[T]) -> T:
+def settings_of(content: RecordDict, key: str, kind: type[T]) -> T:
+    """Read one part of the settings; ``PFL-F01`` where it is none."""
     config = content.config_records.get(CONFIG) or ConfigRecord()
     try:
         return kind.parse_json(str(config.get(key, "")), source=f"message: {key}")

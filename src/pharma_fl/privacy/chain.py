@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pharma_fl.errors import PrivacyError
 from pharma_fl.privacy.entries import Entry, Opened, parsed
-from pharma_fl.privacy.signing_key import SigningKey
+from pharma_fl.signing_key import SigningKey
 
 GENESIS = "0" * 64
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -93,6 +94,8 @@ class NoisedOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
         """Turn the clipped sums into noised means over the expected batch, in one pass."""
         scale = 1.0 / self.expected_batch_size
         for parameter in self.params:
+            if parameter.grad is None:  # it leaves in a secure sum
+                continue
             std = self.noise_std[id(parameter)]
             if std > 0:
                 self._noise.add_normal(parameter.grad, std, scale)
@@ -137,11 +140,14 @@ class DpSgd:
         8 % where the unit is a series.
     engine : callable
         What computes the clipped sums; others than the default are for comparison.
+    summed : sequence of str
+        Under shared noise, the parameters whose sums leave in a secure sum, in its order.
 
     Raises
     ------
     PrivacyError
-        ``PFL-P01`` Opacus's validator refuses the network; ``PFL-P08`` a block does not hold the largest series.
+        ``PFL-P01`` Opacus's validator refuses the network; ``PFL-P05`` the plan's sum has another size than `summed`;
+        ``PFL-P08`` a block does not hold the largest series.
     """
 
     def __init__(
@@ -157,6 +163,7 @@ class DpSgd:
         physical_batch: int | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
         engine: Engine = clipped_gradients,
+        summed: Sequence[str] = (),
     ) -> None:
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         trained = {name: value for name, value in network.named_parameters() if value.requires_grad}
@@ -165,6 +172,13 @@ class DpSgd:
         problems = ModuleValidator.validate(network, strict=False)
         if problems:
             raise PrivacyError("PFL-P01", f"Opacus refuses the network: {problems[0]}")
+        values = sum(trained[name].numel() for name in summed)
+        if values != plan.summed_values:
+            raise PrivacyError(
+                "PFL-P05",
+                f"The plan's secure sum has {plan.summed_values:,} values, and the trunk {values:,} that are trained. "
+                "Both sides need one version of pharma-fl and one model.",
+            )
         self.plan = plan
         self.clip = clip or plan.first_clip
         self.optimizer = NoisedOptimizer(optimizer, plan=plan, noise=noise)
@@ -178,6 +192,7 @@ class DpSgd:
             raise _too_small(self.physical_batch, self._least_rows)
         self._network, self._record_losses, self._noise = network, record_losses, noise
         self._placebo, self._precision, self._engine = placebo, precision, engine
+        self._summed = tuple(summed)
         self._sums = {name: torch.empty_like(value) for name, value in trained.items()}
 
     def step(self, records: Records) -> None:
@@ -190,6 +205,63 @@ class DpSgd:
             blocks: one compound more would then decide how all others are rounded. `rehearse` comes first.
             ``PFL-P08`` the plan's unit is a series, and the records do not say which series each is of.
         """
+        if self._summed:
+            raise ValueError("expected summed_step under shared noise: a share of it protects no step by itself")
+        count = self._clipped_sums(records)
+        multipliers = self.plan.multipliers
+
+        def std_of(name: str) -> float:
+            group = self.clip.group_of(name)
+            return multipliers[group] * self.clip.norm_of(group) if self.plan.protected else 0.0
+
+        self._descend({name: std_of(name) for name in self._sums})
+        if self.clip.mode == "adaptive":
+            self._adapt(count)
+
+    def summed_step(self, records: Records, mask: Callable[[NDArray[Any]], None]) -> NDArray[Any]:
+        """Take one private step whose trunk is stepped by others, who see a sum over partners alone.
+
+        The heads step here, with the noise that they need by themselves. Noise and masks are drawn while the gradients
+        are computed.
+
+        Parameters
+        ----------
+        records : Records
+        mask : callable
+            Adds this partner's masks of the round to a vector, in place.
+
+        Returns
+        -------
+        ndarray
+            int32 or int64 (values,): rounded clipped sums, this partner's share of the noise, and masks.
+
+        Raises
+        ------
+        PrivacyError
+            As `step`.
+        """
+        shared = self.plan.shared
+
+        def share() -> NDArray[Any]:
+            vector = np.zeros(shared.values, dtype=f"int{shared.ring_bits}")
+            shared.add_share(vector, self._noise)
+            mask(vector)
+            return vector
+
+        with ThreadPoolExecutor(1, thread_name_prefix="share") as aside:
+            drawn = aside.submit(share)
+            self._clipped_sums(records)
+            vector = drawn.result()
+        start = 0
+        for name in self._summed:
+            sums = self._sums[name].zero_() if self._placebo else self._sums[name]
+            shared.add_sums(vector[start : start + sums.numel()], sums.detach().cpu().reshape(-1))
+            start += sums.numel()
+        self._descend({name: shared.head_std for name in self._sums if name not in self._summed})
+        return vector
+
+    def _clipped_sums(self, records: Records) -> float:
+        """Sample and put the clipped sums in place; return the count for an adaptive clip."""
         # Factors rounded to fewer bits would exceed the clip, and some containers ask for that.
         torch.set_float32_matmul_precision("highest")
         sample = self.plan.sample(self._noise, len(records), getattr(records, "series", None))
@@ -198,18 +270,16 @@ class DpSgd:
         except torch.OutOfMemoryError as error:
             raise _too_large(self.physical_batch) from error
         # A unit counts as plus or minus one half, so that one more or less moves the count by one half.
-        count = 0.0 if self._placebo else below - sample.units / 2
-        multipliers = self.plan.multipliers
+        return 0.0 if self._placebo else below - sample.units / 2
+
+    def _descend(self, noise_std: Mapping[str, float]) -> None:
+        """Step the named parameters by their noised sums."""
         for name, parameter in self._network.named_parameters():
-            if name in self._sums:
-                group = self.clip.group_of(name)
+            if name in noise_std:
                 parameter.grad = self._sums[name].zero_() if self._placebo else self._sums[name]
-                std = multipliers[group] * self.clip.norm_of(group) if self.plan.protected else 0.0
-                self.optimizer.noise_std[id(parameter)] = std
+                self.optimizer.noise_std[id(parameter)] = noise_std[name]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.clip.mode == "adaptive":
-            self._adapt(count)
         self.steps_taken += 1
 
     def rehearse(self, make: Callable[[int], Any]) -> None:

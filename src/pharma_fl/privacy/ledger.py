@@ -112,7 +112,7 @@ class Ledger(LedgerFile):
                 "(partner.toml: state).",
             )
 
-    def affordable_rounds(self, plan: PrivacyPlan, budget: BudgetSettings) -> int:
+    def affordable_rounds(self, plan: PrivacyPlan, budget: BudgetSettings, *, contribution: float = 1.0) -> int:
         """Return how many rounds of `plan`, at most its own number, the budget covers for some cohort."""
         if not plan.protected:
             return plan.rounds
@@ -120,7 +120,8 @@ class Ledger(LedgerFile):
         most = 0
         for cohort in cohorts_of(budget.cohorts, now.date()) or (None,):
             parts = allowances(history, budget, run="", purpose="train", now=now, cohort=cohort)
-            most = max(most, min(affordable(part, budget, plan.round_charge, limit) for part in parts))
+            charge = plan.charge_of(1, contribution=contribution)
+            most = max(most, min(affordable(part, budget, charge, limit) for part in parts))
         return most // plan.steps_per_round
 
     def charges(self, adversary: Adversary = "partners") -> tuple[Charge, ...]:

@@ -20,7 +20,7 @@ from pharma_fl.privacy.chain import Link
 from pharma_fl.privacy.entries import Entry, Opened
 from pharma_fl.privacy.history import History
 from pharma_fl.privacy.journal import Echo, Journal
-from pharma_fl.privacy.signing_key import SigningKey
+from pharma_fl.signing_key import SigningKey
 
 WAIT_S = 600.0
 _Stamp = tuple[tuple[int, int, int], ...]

@@ -14,7 +14,9 @@ _LESS_IS_TIGHTER: _Keys = {
     "budget": ("epsilon", "delta", "epsilon_per_year", "epsilon_per_run"),
     "policy": ("max_sample_rate", "max_clipping_norm", "max_steps_per_run", "max_rounds_per_day"),
 }
-_MORE_IS_TIGHTER: _Keys = {"policy": ("min_noise_multiplier", "min_metrics_noise_multiplier")}
+_MORE_IS_TIGHTER: _Keys = {
+    "policy": ("min_noise_multiplier", "min_metrics_noise_multiplier", "min_tolerated_colluders")
+}
 _NO_IS_TIGHTER: _Keys = {"policy": ("report_budget", "allow_unprotected")}
 _FEWER_IS_TIGHTER: _Keys = {"policy": ("federations", "actions")}
 
@@ -22,11 +24,12 @@ _FEWER_IS_TIGHTER: _Keys = {"policy": ("federations", "actions")}
 def limits_of(budget: BudgetSettings, policy: PolicySettings) -> dict[str, Any]:
     """Return what a ledger keeps of partner.toml: all that decides how much may leave.
 
-    Cohorts are not among it, since each charge says itself which compounds took part, and neither is the placebo.
+    Cohorts are not among it, since each charge says itself which compounds took part, and neither are the placebo and
+    how small a contribution is still worth while.
     """
     return {
         "budget": budget.model_dump(mode="json", exclude={"cohorts"}),
-        "policy": policy.model_dump(mode="json", exclude={"placebo"}),
+        "policy": policy.model_dump(mode="json", exclude={"placebo", "min_contribution"}),
     }
 
 
@@ -48,6 +51,9 @@ def loosened(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     # Left out, it is nothing, where the others are without limit.
     if (after["budget"].get("epsilon_for_metrics") or 0) > (before["budget"].get("epsilon_for_metrics") or 0):
         found.append(changed("budget", "epsilon_for_metrics"))
+    # Left out, it is all there are.
+    if _number(after, "policy", "min_contributors") < _number(before, "policy", "min_contributors"):
+        found.append(changed("policy", "min_contributors"))
     if before["budget"].get("unit") != after["budget"].get("unit"):
         # Neither guarantee contains the other: a run for series costs a series less than a compound.
         found.append(changed("budget", "unit"))
@@ -81,7 +87,7 @@ def cohorts_of(cuts: tuple[date, ...], today: date | None = None) -> tuple[Cohor
 def _said(limits: dict[str, Any], section: str, key: str) -> object:
     value = limits[section].get(key)
     if value is None:
-        return "nothing" if key == "epsilon_for_metrics" else "no limit"
+        return {"epsilon_for_metrics": "nothing", "min_contributors": "all"}.get(key, "no limit")
     return value
 
 

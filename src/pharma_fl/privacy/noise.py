@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn, Protocol
 
@@ -15,6 +15,7 @@ from randomgen import AESCounter
 from torch import Tensor
 
 from pharma_fl.privacy.device_noise import DeviceNoise, check_noisable
+from pharma_fl.privacy.discrete_gaussian import add_to, check_addable
 from pharma_fl.privacy.grid import round_to_grid
 from pharma_fl.privacy.philox_noise import PhiloxNoise
 
@@ -33,6 +34,9 @@ class NoiseSource(Protocol):
 
     def add_normal(self, tensor: Tensor, std: float, scale: float = 1.0) -> None:
         """Add independent Gaussian noise to every entry, round to the grid and multiply the sum, in place."""
+
+    def add_discrete_gaussian(self, vector: NDArray[np.int32] | NDArray[np.int64], std: float) -> None:
+        """Add independent discrete Gaussian noise to every entry, in place, modulo two to the number of its bits."""
 
 
 class SystemNoise:
@@ -91,16 +95,34 @@ class SystemNoise:
             tensor.detach().mul_(scale)
             return
         flat = tensor.detach().view(-1).numpy()
-        starts = range(0, len(flat), _CHUNK)
+        self._in_threads(len(flat), lambda generator, starts: _add(generator, flat, starts, std, scale))
+
+    def add_discrete_gaussian(self, vector: NDArray[np.int32] | NDArray[np.int64], std: float) -> None:
+        """Add independent discrete Gaussian noise, in place and chunk by chunk.
+
+        Parameters and errors are those of `discrete_gaussian.add_to`.
+        """
+        check_addable(vector, std)
+        self._check_process()
+        flat = vector.reshape(-1)
+
+        def add(generator: np.random.Generator, starts: Iterable[int]) -> None:
+            for start in starts:
+                add_to(generator, flat[start : start + _CHUNK], std)
+
+        self._in_threads(len(flat), add)
+
+    def _in_threads(self, count: int, add: Callable[[np.random.Generator, Iterable[int]], None]) -> None:
+        """Share the chunks of `count` values between threads; each draws from a generator of its own."""
+        starts = range(0, count, _CHUNK)
         workers = min(self._threads, len(starts))
         if workers <= 1:
-            _add(self._generators[0], flat, starts, std, scale)
+            add(self._generators[0], starts)
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="noise")
         shares = [
-            self._pool.submit(_add, self._generators[worker], flat, starts[worker::workers], std, scale)
-            for worker in range(workers)
+            self._pool.submit(add, self._generators[worker], starts[worker::workers]) for worker in range(workers)
         ]
         for share in shares:
             share.result()

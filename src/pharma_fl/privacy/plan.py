@@ -26,6 +26,10 @@ from pharma_fl.privacy.calibration import calibrate_noise
 from pharma_fl.privacy.clip import Clip, gradient_multiplier, group_multipliers
 from pharma_fl.privacy.noise import NoiseSource
 from pharma_fl.privacy.sampling import Sample, compound_sample, known_series, series_sample
+from pharma_fl.privacy.shared_noise import SharedNoise
+
+MOST_SHARED_ROUNDS = 10_000
+"""Of a run with shared noise: partners exchange keys for all of its rounds before the first."""
 
 
 class PrivacyPlan(Settings):
@@ -45,13 +49,16 @@ class PrivacyPlan(Settings):
     With ``unit = "series"`` one record is a series: all of the partner's compounds of one scaffold family, of which at
     most `max_series_size` take part in a step. Neighbouring data sets then differ by a whole series.
 
-    With ``noise_mode = "shared"`` each of `contributors` partners adds a share of the noise, and nothing but the sum
-    over partners is opened. `noise_multiplier` is what the sum holds against the coordinator together with
-    `tolerated_colluders` partners, with `tolerated_losses` shares missing; who knows no share faces more.
+    With ``noise_mode = "shared"`` each of `contributors` partners rounds its sum to whole units, adds a share of the
+    noise, and nothing but the sum over partners is opened. `noise_multiplier` is what the sum holds against the
+    coordinator together with `tolerated_colluders` partners, with `tolerated_losses` shares missing; who knows no share
+    faces more. Noise is then measured in the sensitivity of the rounded sum, which is the clipping norm and up to one
+    part in 128 (`shared_noise` proves what follows).
 
     Exceptions to the guarantee: it assumes real numbers, while noise is drawn in float64, rounded to a grid and kept in
-    float32; it treats the partner's list of tasks and the settings of its preparation as public; it
-    does not cover a compound that several partners own as one (each partner's epsilon then adds up).
+    float32 (shared noise is drawn in whole numbers); it treats the partner's list of tasks and the settings of its
+    preparation as public; it does not cover a compound that several partners own as one (each partner's epsilon then
+    adds up).
 
     Parameters
     ----------
@@ -65,8 +72,9 @@ class PrivacyPlan(Settings):
         As in ``[privacy]`` of federation.toml.
     unit, max_series_size, noise_mode, tolerated_colluders, tolerated_losses
         As above.
-    contributors : int
-        Partners that add a share of the noise; 1 with ``noise_mode = "local"``.
+    contributors, summed_values, ring_bits : int
+        Partners that add a share of the noise; how many values of the trunk are summed; and the bits of each sum. With
+        ``noise_mode = "local"`` they are 1, 0 and 32.
 
     References
     ----------
@@ -94,6 +102,8 @@ class PrivacyPlan(Settings):
     contributors: Annotated[int, Field(ge=1, le=10_000)] = 1
     tolerated_colluders: Annotated[int, Field(ge=0)] = 0
     tolerated_losses: Annotated[int, Field(ge=0)] = 0
+    summed_values: Annotated[int, Field(ge=0, le=2**40)] = 0
+    ring_bits: Literal[32, 64] = 32
 
     @model_validator(mode="after")
     def _noise_fits(self) -> Self:
@@ -113,17 +123,30 @@ class PrivacyPlan(Settings):
         if self.noise_mode == "local":
             if (self.contributors, self.tolerated_colluders, self.tolerated_losses) != (1, 0, 0):
                 raise ValueError('noise_mode "local" has one contributor and tolerates everybody: remove the others')
+            if (self.summed_values, self.ring_bits) != (0, 32):
+                raise ValueError('noise_mode "local" sums nothing in a ring: remove summed_values and ring_bits')
             return self
         if not self.protected or self.clipping in ("groups", "adaptive"):
             raise ValueError('noise_mode "shared" needs mechanism "dp-sgd" and clipping "flat" or "automatic"')
         if self.steps_per_round != 1:
             # Between the steps of a round a partner's own share is all the noise there is.
             raise ValueError(f'noise_mode "shared" needs steps_per_round = 1, got {self.steps_per_round}')
-        if self.tolerated_colluders < 1 or self._honest_shares < 1:
+        if self.rounds > MOST_SHARED_ROUNDS:
+            raise ValueError(f'noise_mode "shared" needs rounds <= {MOST_SHARED_ROUNDS:,}, got {self.rounds:,}')
+        colluders, losses = self.tolerated_colluders, self.tolerated_losses
+        if colluders < 1 or colluders + losses >= self.contributors:
             raise ValueError(
                 "expected 1 <= tolerated_colluders and tolerated_colluders + tolerated_losses < contributors = "
-                f"{self.contributors}, got {self.tolerated_colluders} and {self.tolerated_losses}"
+                f"{self.contributors}, got {colluders} and {losses}"
             )
+        if losses * (losses + 1) >= self.contributors - colluders:
+            # With more, a coordinator that tells partners different stories of who is missing could open the vectors
+            # of fewer honest partners than the shares are sized for.
+            raise ValueError(
+                "expected tolerated_losses * (tolerated_losses + 1) < contributors - tolerated_colluders = "
+                f"{self.contributors - colluders}, got tolerated_losses = {losses}"
+            )
+        _ = self.shared  # it says itself what does not fit
         return self
 
     @model_validator(mode="after")
@@ -143,20 +166,41 @@ class PrivacyPlan(Settings):
         return Clip(mode=self.clipping, norm=self.clipping_norm, head_norm=self.head_clipping_norm or math.nan)
 
     @property
-    def _honest_shares(self) -> int:
-        return self.contributors - self.tolerated_colluders - self.tolerated_losses
+    def shared(self) -> SharedNoise:
+        """How noise is shared; with ``noise_mode = "local"`` there is no such thing, and asking raises ValueError."""
+        if self.noise_mode == "local":
+            raise ValueError('noise_mode "local" shares no noise')
+        return SharedNoise(
+            clipping_norm=self.clipping_norm,
+            noise_multiplier=self.noise_multiplier,
+            contributors=self.contributors,
+            tolerated_colluders=self.tolerated_colluders,
+            tolerated_losses=self.tolerated_losses,
+            values=self.summed_values,
+            ring_bits=self.ring_bits,
+        )
 
-    def noise_against(self, adversary: Adversary) -> float:
-        """Return the noise multiplier that an adversary faces: the same for everybody unless noise is shared."""
-        if self.noise_mode == "local" or adversary == "partners":
+    def noise_against(self, adversary: Adversary, contribution: float = 1.0) -> float:
+        """Return the noise multiplier that an adversary faces: the same for everybody unless noise is shared.
+
+        `contribution` is this partner's, of what the others may contribute (`SharedNoise.clip_of`, which raises the
+        same errors); other than 1 only where noise is shared.
+        """
+        if self.noise_mode == "local":
+            if contribution != 1:
+                raise ValueError(f'noise_mode "local" needs contribution = 1, got {contribution}')
             return self.noise_multiplier
-        return self.noise_multiplier * math.sqrt((self.contributors - self.tolerated_losses) / self._honest_shares)
+        self.shared.clip_of(contribution)
+        return self.shared.noise_against(adversary) / contribution
 
     @property
     def multipliers(self) -> tuple[float, ...]:
-        """Standard deviation of this partner's noise over the clipping norm, of each group of parameters."""
+        """Standard deviation of a partner's own noise over the clipping norm, of each group of parameters.
+
+        Where noise is shared that is the heads' alone; the trunk's is `SharedNoise.add_share`.
+        """
         if self.noise_mode == "shared":
-            return (self.noise_multiplier / math.sqrt(self._honest_shares),)
+            return (self.shared.head_std / self.clipping_norm,)
         if self.clipping == "groups":
             return group_multipliers(self.noise_multiplier, self.head_noise_ratio)
         if self.clipping == "adaptive":
@@ -173,9 +217,10 @@ class PrivacyPlan(Settings):
         """Cost of one round against the other partners, who are the strongest adversary."""
         return self.charge_of(1)
 
-    def charge_of(self, rounds: int, adversary: Adversary = "partners") -> Charge:
-        """Return what the first `rounds` rounds cost against an adversary."""
-        return Charge(self.sample_rate, self.noise_against(adversary), rounds * self.steps_per_round, self.unit)
+    def charge_of(self, rounds: int, adversary: Adversary = "partners", contribution: float = 1.0) -> Charge:
+        """Return what the first `rounds` rounds cost against an adversary; `contribution` as in `noise_against`."""
+        noise = self.noise_against(adversary, contribution)
+        return Charge(self.sample_rate, noise, rounds * self.steps_per_round, self.unit)
 
     def epsilon(self, adversary: Adversary = "partners") -> float:
         """Epsilon of the whole run on its own, at `delta`, for one `unit`; infinite without protection."""
@@ -204,16 +249,21 @@ class PrivacyPlan(Settings):
         return series_sample(noise, series=known, sample_rate=self.sample_rate, most=self.max_series_size)
 
 
-def propose(privacy: PrivacySettings, training: TrainingSettings, *, partners: int = 1) -> PrivacyPlan:
+def propose(
+    privacy: PrivacySettings, training: TrainingSettings, *, partners: int = 1, summed_values: int = 0
+) -> PrivacyPlan:
     """Make the plan of a federation.toml, solving the noise multiplier from epsilon where it is left out.
 
-    The solved plan never costs more than the epsilon asked for. `partners` is how many share the noise, where it is
-    shared.
+    The solved plan never costs more than the epsilon asked for. `partners` is how many share the noise and
+    `summed_values` how many values of the trunk they sum, where noise is shared. The ring is then the narrowest one
+    that holds the sum.
 
     Raises
     ------
     PrivacyError
         ``PFL-P03`` no noise multiplier reaches that epsilon.
+    ValueError
+        Noise is shared and nobody said how many values are summed, or the plan's settings contradict each other.
     """
     noise, shared = 0.0, privacy.noise_mode == "shared"
     if privacy.mechanism == "dp-sgd":
@@ -224,7 +274,7 @@ def propose(privacy: PrivacySettings, training: TrainingSettings, *, partners: i
             sample_rate=privacy.sample_rate,
             steps=steps,
         )
-    return PrivacyPlan(
+    plan = PrivacyPlan(
         mechanism=privacy.mechanism,
         sample_rate=privacy.sample_rate,
         noise_multiplier=noise,
@@ -245,4 +295,7 @@ def propose(privacy: PrivacySettings, training: TrainingSettings, *, partners: i
         contributors=partners if shared else 1,
         tolerated_colluders=privacy.tolerated_colluders if shared else 0,
         tolerated_losses=privacy.tolerated_losses if shared else 0,
+        summed_values=summed_values if shared else 0,
+        ring_bits=64 if shared else 32,
     )
+    return plan.model_copy(update={"ring_bits": plan.shared.least_ring_bits}) if shared else plan

@@ -23,10 +23,8 @@ def check_policy(plan: PrivacyPlan, policy: PolicySettings, budget: BudgetSettin
     if not plan.protected:
         if not policy.allow_unprotected:
             broken.append('privacy.mechanism = "none", but policy.allow_unprotected is false')
-    elif plan.noise_multiplier < policy.min_noise_multiplier:
-        broken.append(
-            _low("noise_multiplier", plan.noise_multiplier, "min_noise_multiplier", policy.min_noise_multiplier)
-        )
+    else:
+        broken += _little_noise(plan, policy)
     steps = plan.rounds * plan.steps_per_round
     for name, value, limit, most in (
         ("sample_rate", plan.sample_rate, "max_sample_rate", policy.max_sample_rate),
@@ -54,6 +52,20 @@ def check_metrics(noise_multiplier: float, policy: PolicySettings, *, federation
     if not noise_multiplier >= least:
         broken.append(_low("noise_multiplier of metrics", noise_multiplier, "min_metrics_noise_multiplier", least))
     _refuse(broken)
+
+
+def _little_noise(plan: PrivacyPlan, policy: PolicySettings) -> list[str]:
+    shared, least = plan.noise_mode == "shared", policy.min_noise_multiplier
+    # Under shared noise a lower clip makes the common noise count for more.
+    if plan.noise_multiplier / (policy.min_contribution if shared else 1.0) < least:
+        return [_low("noise_multiplier", plan.noise_multiplier, "min_noise_multiplier", least)]
+    if not shared:
+        return []
+    wanted = (
+        ("tolerated_colluders", plan.tolerated_colluders, policy.min_tolerated_colluders),
+        ("contributors", plan.contributors, policy.min_contributors or 0),
+    )
+    return [_low(name, value, f"min_{name}", most) for name, value, most in wanted if value < most]
 
 
 def _refused_request(policy: PolicySettings, federation: str, action: Action) -> list[str]:

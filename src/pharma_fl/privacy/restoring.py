@@ -15,7 +15,7 @@ from pharma_fl.privacy.chain import Link
 from pharma_fl.privacy.entries import Opened, Restored
 from pharma_fl.privacy.journal import Journal
 from pharma_fl.privacy.ledger_file import WAIT_S, LedgerFile
-from pharma_fl.privacy.signing_key import SigningKey
+from pharma_fl.signing_key import SigningKey
 
 
 def restore(ledger: LedgerFile, source: Path | None, *, by: str, why: str) -> int:

@@ -47,19 +47,26 @@ class Spend:
 
     @classmethod
     def of_round(
-        cls, plan: PrivacyPlan, *, federation: str, run: str, round_number: int, generator: str = "aes-128-ctr"
+        cls,
+        plan: PrivacyPlan,
+        *,
+        federation: str,
+        run: str,
+        round_number: int,
+        generator: str = "aes-128-ctr",
+        contribution: float = 1.0,
     ) -> Self:
-        """Return what one round of training with `plan` spends."""
-        charge = plan.round_charge
+        """Return what one round of training with `plan` spends, at this partner's contribution to the sum."""
+        shared = plan.noise_mode == "shared"
         return cls(
             federation=federation,
             run=run,
             round=round_number,
             purpose="train",
-            charge=charge,
-            coordinator_noise=plan.noise_against("coordinator"),
+            charge=plan.charge_of(1, contribution=contribution),
+            coordinator_noise=plan.noise_against("coordinator", contribution),
             clipping=plan.clipping,
-            clipping_norm=plan.clipping_norm,
+            clipping_norm=plan.shared.clip_of(contribution) if shared else plan.clipping_norm,
             plan=hashlib.sha256(plan.model_dump_json().encode()).hexdigest(),
             remaining_rounds=max(1, plan.rounds - round_number + 1),
             generator=generator,

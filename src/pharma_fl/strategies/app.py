@@ -8,9 +8,10 @@ from flwr.serverapp import Grid, ServerApp
 from pharma_fl.config import Federation, federation_file
 from pharma_fl.messages.wire import to_arrays
 from pharma_fl.model.pretrained import initial_trunk, load_pretrained
-from pharma_fl.privacy.plan import propose
 from pharma_fl.strategies.dp_fedavg import DpFedAvg
+from pharma_fl.strategies.dp_fedsgd import DpFedSgd
 from pharma_fl.strategies.ledger_heads import LedgerHeads
+from pharma_fl.strategies.proposal import proposed_plan
 from pharma_fl.strategies.run_record import Checkpoints
 from pharma_fl.tracking.mlflow_observer import MlflowObserver
 
@@ -24,9 +25,9 @@ def main(grid: Grid, context: Context) -> None:
     federation = Federation.load(path)
     folder = path.resolve().parent / federation.output
     observers = [MlflowObserver(federation.tracking)] if federation.tracking.enabled else []
-    plan = propose(federation.privacy, federation.training, partners=len(federation.partners))
     heads = LedgerHeads(path.resolve().parent / federation.ledger_heads)
-    strategy = DpFedAvg(federation, plan, Checkpoints(folder), observers, heads)
+    kind = DpFedSgd if federation.privacy.noise_mode == "shared" else DpFedAvg
+    strategy = kind(federation, proposed_plan(federation), Checkpoints(folder), observers, heads)
     strategy.run = f"{federation.name}-{context.run_id:016x}"
     pretrained = None
     if federation.pretrained is not None:

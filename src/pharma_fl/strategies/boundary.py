@@ -11,8 +11,11 @@ from flwr.app import ConfigRecord, Message
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pharma_fl.messages.rounds import MASKED
 from pharma_fl.messages.wire import ARRAYS, CONFIG, HISTOGRAM, METRICS, from_arrays
 from pharma_fl.model.weights import check_shapes
+
+Vector = NDArray[np.int32] | NDArray[np.int64]
 
 _CODE = re.compile(r"PFL-[A-Z]\d\d")
 _METRICS = {"epsilon_spent", "epsilon_left"}
@@ -28,15 +31,15 @@ class Answer:
 
     Attributes
     ----------
-    change : dict or None
-        The trunk's change; None where the reply was a refusal or was dropped.
+    released : dict or None
+        The trunk's change; None where the reply was a refusal or was dropped. Empty where a masked vector was taken.
     code : str
         Empty for a good reply, else why there is none.
     metrics : dict
         Epsilon spent and left, where the partner reports them.
     """
 
-    change: dict[str, Tensor] | None
+    released: dict[str, Tensor] | None
     code: str
     metrics: dict[str, float]
 
@@ -46,18 +49,38 @@ def read_answer(message: Message, trunk: dict[str, Tensor]) -> Answer:
     code = _no_answer(message, {ARRAYS, METRICS, CONFIG})
     if code:
         return _dropped(code)
-    content = message.content
-    metrics = dict(content.metric_records.get(METRICS, {}))
-    if set(metrics) - _METRICS or not all(isinstance(v, float) and math.isfinite(v) for v in metrics.values()):
+    metrics = _metrics(message)
+    if metrics is None:
         return _dropped("PFL-F11")
     try:
-        change = from_arrays(content.array_records[ARRAYS])
+        change = from_arrays(message.content.array_records[ARRAYS])
         check_shapes(trunk, change, place="A partner's reply")
     except Exception:  # noqa: BLE001 - the bytes are the partner's, and so is the exception that reading them meets
         return _dropped("PFL-F12")
     if any(value.abs().max() > _LARGEST_CHANGE for value in change.values() if value.numel()):
         return _dropped("PFL-F12")
-    return Answer(change=change, code="", metrics={name: float(str(value)) for name, value in metrics.items()})
+    return Answer(released=change, code="", metrics=metrics)
+
+
+def read_masked(message: Message, *, values: int, dtype: np.dtype[np.signedinteger]) -> tuple[Answer, Vector | None]:
+    """Check a reply under shared noise: records, name, dtype and size. What it holds nobody can judge by itself.
+
+    Returns
+    -------
+    tuple
+        The answer, and the masked vector, int32 or int64 (values,), or None.
+    """
+    code, metrics = _no_answer(message, {ARRAYS, METRICS, CONFIG}), _metrics(message)
+    if code or metrics is None:
+        return _dropped(code or "PFL-F11"), None
+    try:
+        arrays = {name: array.numpy() for name, array in message.content.array_records[ARRAYS].items()}
+    except Exception:  # noqa: BLE001 - as in read_answer
+        return _dropped("PFL-F12"), None
+    vector = arrays.get(MASKED)
+    if vector is None or len(arrays) > 1 or vector.dtype != dtype or vector.shape != (values,):
+        return _dropped("PFL-F12"), None
+    return Answer(released={}, code="", metrics=metrics), vector
 
 
 def read_histogram(message: Message, shape: tuple[int, ...]) -> tuple[NDArray[np.float64] | None, str]:
@@ -101,5 +124,14 @@ def _no_answer(message: Message, records: set[str]) -> str:
     return "" if agreed and not set(content) - records else "PFL-F11"
 
 
+def _metrics(message: Message) -> dict[str, float] | None:
+    """Return the reply's public numbers, or None where it has others than were agreed."""
+    if message.has_error():
+        return {}
+    found = dict(message.content.metric_records.get(METRICS, {}))
+    good = {name: value for name, value in found.items() if isinstance(value, float) and math.isfinite(value)}
+    return good if good.keys() == found.keys() and not set(found) - _METRICS else None
+
+
 def _dropped(code: str) -> Answer:
-    return Answer(change=None, code=code, metrics={})
+    return Answer(released=None, code=code, metrics={})

@@ -70,6 +70,7 @@ class DpFedAvg(Strategy):
         self._answers: dict[str, Answer] = {}
         self._witnesses: dict[str, tuple[str, ...]] = {}
         self._evaluation: Evaluation | None = None
+        self._rounds_done = 0
 
     def summary(self) -> None:
         """Log the configuration of the strategy."""
@@ -120,7 +121,7 @@ class DpFedAvg(Strategy):
             name = names.get(reply.metadata.src_node_id)
             if name is not None and name not in self._answers:
                 self._answers[name] = read_answer(reply, self._trunk)
-        changes = {name: answer.change for name, answer in self._answers.items() if answer.change is not None}
+        changes = {name: answer.released for name, answer in self._answers.items() if answer.released is not None}
         for name in sorted(self.roster.nodes.keys() - changes.keys()):
             _LOG.warning("Round %d: no update of %s (%s).", server_round, name, self._code(name))
         if len(changes) < self.federation.min_partners:
@@ -151,7 +152,7 @@ class DpFedAvg(Strategy):
             seed=self.federation.seed,
             trunk=from_arrays(arrays),
         )
-        took_part = {name for name, answer in self._answers.items() if answer.change is not None}
+        took_part = {name for name, answer in self._answers.items() if answer.released is not None}
         self._evaluation = Evaluation(request, {n: node for n, node in self.roster.nodes.items() if n in took_part})
         return self._evaluation.messages(self._witnesses)
 
@@ -198,18 +199,20 @@ class DpFedAvg(Strategy):
         self.roster = call_roster(grid, self.federation, self.plan)
         self._recall_ledgers()
         result = Result(arrays=initial_arrays)
-        end = self._quorum_missed(0, len(self.roster.nodes))
+        end = self._quorum_missed(0, len(self.roster.nodes)) or self._set_up(grid, deadline)
         for server_round in range(1, rounds + 1):
             if end is not None:
                 break
             begun = time.monotonic()
+            self.roster.refresh(grid, self.federation, self.plan)
             messages = self.configure_train(server_round, result.arrays, train_config or ConfigRecord(), grid)
             arrays, metrics = self.aggregate_train(server_round, grid.send_and_receive(messages, timeout=deadline))
-            good = [name for name, answer in self._answers.items() if answer.change is not None]
+            good = [name for name, answer in self._answers.items() if answer.released is not None]
             self._remember_ledgers(good)
-            end = self._quorum_missed(server_round - 1, len(good))
             if arrays is None or metrics is None:
-                break
+                end = self._failed(server_round, len(good), time.monotonic() - begun)
+                continue
+            self._rounds_done += 1
             result.arrays = arrays
             result.train_metrics_clientapp[server_round] = metrics
             self.checkpoints.save(server_round, from_arrays(arrays), self.plan, run=self.run)
@@ -221,12 +224,22 @@ class DpFedAvg(Strategy):
                 if scores is not None:
                     result.evaluate_metrics_clientapp[server_round] = scores
             self._tell(self._record(server_round, metrics, seconds))
-        end = end or RunEnd(status="completed", rounds=rounds, refused=self._refused())
+        end = end or RunEnd(status="completed", rounds=self._rounds_done, refused=self._refused())
         self.checkpoints.finish(end)
         _LOG.info("Run %s after %d rounds. %s", end.status, end.rounds, end.reason)
         for observer in self.observers:
             observer.run_finished(end)
         return result
+
+    def _set_up(self, grid: Grid, timeout: float) -> RunEnd | None:
+        """Do what the first round needs; a run that cannot begin ends."""
+        del grid, timeout
+        return None
+
+    def _failed(self, server_round: int, good: int, seconds: float) -> RunEnd | None:
+        """Handle a round that gave no model, and return the run's end, or None where it goes on."""
+        del server_round, seconds
+        return self._quorum_missed(self._rounds_done, good)
 
     def _recall_ledgers(self) -> None:
         """Let each partner check in every round that its ledger still has what it told in this run and before."""
@@ -259,7 +272,7 @@ class DpFedAvg(Strategy):
         )
 
     def _refused(self) -> dict[str, str]:
-        took_part = {name for name, answer in self._answers.items() if answer.change is not None}
+        took_part = {name for name, answer in self._answers.items() if answer.released is not None}
         if not self._answers:
             took_part = set(self.roster.nodes)
         return {name: self._code(name) for name in self.federation.partners if name not in took_part}
@@ -268,8 +281,8 @@ class DpFedAvg(Strategy):
         answer = self._answers.get(name)
         return answer.code if answer is not None else self.roster.refused.get(name, "PFL-F13")
 
-    def _record(self, server_round: int, metrics: MetricRecord, seconds: float) -> RoundRecord:
-        good, asked = {name: a for name, a in self._answers.items() if a.change is not None}, self._evaluation
+    def _record(self, server_round: int, metrics: MetricRecord, seconds: float, *, void: bool = False) -> RoundRecord:
+        good, asked = {name: a for name, a in self._answers.items() if a.released is not None}, self._evaluation
         payload = sum(value.numel() * value.element_size() for value in self._trunk.values())
         return RoundRecord(
             round=server_round,
@@ -278,10 +291,11 @@ class DpFedAvg(Strategy):
             epsilon_spent=_reported(good, "epsilon_spent"),
             epsilon_left=_reported(good, "epsilon_left"),
             change_norm=float(str(metrics["change_norm"])),
-            partner_change_norms={n: norm(a.change) for n, a in good.items() if a.change is not None},
+            partner_change_norms={n: norm(a.released) for n, a in good.items() if a.released},
             bytes_sent=payload * len(self.roster.nodes),
             bytes_received=payload * len(good),
             seconds=seconds,
+            void=void,
             evaluated=[] if asked is None else asked.evaluated,
             evaluation_refused={} if asked is None else asked.refused,
             noised_auc_roc={} if asked is None else asked.areas,

@@ -31,11 +31,13 @@ class RoundRecord:
     change_norm : float
         Norm of the mean noised change.
     partner_change_norms : dict
-        Norm of each partner's noised change.
+        Norm of each partner's noised change; empty under shared noise, where nobody sees one.
     bytes_sent, bytes_received : int
         Array payload of the round, all partners together.
     seconds : float
         Wall time of the round at the coordinator, without its evaluation.
+    void : bool
+        The sum could not be opened: the trunk stayed as it was.
     evaluated : list of str
         Partners whose noised counts are in the metrics; empty in a round without evaluation.
     evaluation_refused : dict
@@ -54,6 +56,7 @@ class RoundRecord:
     bytes_sent: int
     bytes_received: int
     seconds: float
+    void: bool = False
     evaluated: list[str] = field(default_factory=list)
     evaluation_refused: dict[str, str] = field(default_factory=dict)
     noised_auc_roc: dict[str, dict[str, float]] = field(default_factory=dict)

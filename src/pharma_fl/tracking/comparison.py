@@ -129,7 +129,7 @@ def placebo_for(found: Mapping[Setting, Cell], setting: Setting) -> Setting | No
 
 def federated(found: Mapping[Setting, Cell], *, personalised: bool) -> list[Setting]:
     """Return the federated settings, weakest privacy first."""
-    return [one for one in found if one.kind in {"fed", "fed-dp"} and one.personalised == personalised]
+    return [one for one in found if (one.kind == "fed" or one.protected) and one.personalised == personalised]
 
 
 def lower_is_better(metric: str) -> bool:

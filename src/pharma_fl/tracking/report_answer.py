@@ -138,7 +138,7 @@ def _seeds(found: Found) -> set[int]:
 
 
 def _over_placebo(found: Found, setting: Setting) -> Spread | None:
-    placebo = placebo_for(found, setting) if setting.kind == "fed-dp" else None
+    placebo = placebo_for(found, setting) if setting.protected else None
     return None if placebo is None else spread(change(found[setting], found[placebo]))
 
 

@@ -20,6 +20,11 @@ _PROMISE = (
         "and outsiders who obtain the shared model. Nobody has to be trusted with the data but the partner itself."
     ),
 )
+_SHARED = (
+    "Runs with shared noise: nobody sees a single partner's update, only the sum over partners, and the partners make "
+    "its noise together. The promise holds as long as enough of them add their shares: against the coordinator "
+    "together with {colluders} of {contributors} partners."
+)
 _READING = (
     "The last column reads: somebody who knows everything but whether one compound is in the data, and holds it for as "
     "likely as not, can be at most this sure afterwards (delta left aside). It is a bound, not a measured attack."
@@ -46,7 +51,7 @@ def guarantee(summary: Summary) -> Html:
     """Return section 2: what the epsilon promises, to whom, and what it does not cover."""
     rows = [_cost(summary, run) for run in sorted(_protected(summary), key=lambda one: one.order)]
     header = ["Run", "Epsilon spent", "Delta", "Factor e^epsilon", "Even odds become at most"]
-    parts = [tag("h2", "What is promised, and to whom", id="guarantee"), bullets(_PROMISE)]
+    parts = [tag("h2", "What is promised, and to whom", id="guarantee"), bullets([*_PROMISE, *_trust(summary)])]
     if rows:
         parts += [table("What one whole run cost a partner at most", header, rows), tag("p", _READING)]
     parts += [
@@ -57,7 +62,19 @@ def guarantee(summary: Summary) -> Html:
 
 
 def _protected(summary: Summary) -> set[Setting]:
-    return {one.setting for one in summary.budgets if one.setting.kind == "fed-dp" and math.isfinite(one.spent)}
+    return {one.setting for one in summary.budgets if one.setting.protected and math.isfinite(one.spent)}
+
+
+def _trust(summary: Summary) -> list[str]:
+    shared = [plan for setting, plan in summary.plans if setting.protected and plan.get("noise_mode") == "shared"]
+    if not shared:
+        return []
+    least = min(shared, key=lambda plan: int(plan.get("tolerated_colluders", 0)))
+    return [
+        _SHARED.format(
+            colluders=int(least.get("tolerated_colluders", 0)), contributors=int(least.get("contributors", 0))
+        )
+    ]
 
 
 def _cost(summary: Summary, run: Setting) -> list[Html | str]:
@@ -76,7 +93,7 @@ def _cost(summary: Summary, run: Setting) -> list[Html | str]:
 def _sum(summary: Summary) -> list[Html | str]:
     total: dict[str, float] = {}
     for one in summary.budgets:
-        if one.setting.kind == "fed-dp" and math.isfinite(one.spent):
+        if one.setting.protected and math.isfinite(one.spent):
             total[one.partner] = total.get(one.partner, 0.0) + one.spent
     if not total:
         return []

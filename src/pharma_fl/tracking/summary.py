@@ -11,6 +11,15 @@ from typing import Any
 
 from pharma_fl.errors import DataError
 
+_NAMES = {
+    "sp": "Alone",
+    "fed": "Federated",
+    "fed-dp": "Federated",
+    "fed-dp-shared": "Federated, shared noise",
+    "placebo": "Placebo",
+}
+_PROTECTED = ("fed-dp", "fed-dp-shared")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -19,8 +28,9 @@ class Setting:
     Attributes
     ----------
     kind : str
-        ``sp`` (a partner alone, no privacy), ``fed`` (federated, no privacy), ``fed-dp``, or ``placebo``
-        (the plan of a ``fed-dp`` run with noise alone and no data in any sum).
+        ``sp`` (a partner alone, no privacy), ``fed`` (federated, no privacy), ``fed-dp`` (each partner adds the whole
+        noise), ``fed-dp-shared`` (the partners share it), or ``placebo`` (the plan of a private run with noise alone
+        and no data in any sum).
     epsilon : float or None
         None where no noise is added.
     """
@@ -43,19 +53,23 @@ class Setting:
     @property
     def run_label(self) -> str:
         """Words for the run, without what became of its model."""
-        name = {"sp": "Alone", "fed": "Federated", "fed-dp": "Federated", "placebo": "Placebo"}.get(
-            self.kind, self.kind
-        )
+        name = _NAMES.get(self.kind, self.kind)
         if self.epsilon is not None:
             return f"{name}, {epsilon_words(self.epsilon)}"
         return f"{name}, no privacy" if self.kind == "fed" else name
 
     @property
-    def order(self) -> tuple[int, float]:
+    def protected(self) -> bool:
+        """Whether it is a federated run with a guarantee, and data in it."""
+        return self.kind in _PROTECTED
+
+    @property
+    def order(self) -> tuple[int, float, str]:
         """Place in a table: alone, federated directly, personalised, placebo; weakest privacy first."""
-        federated = 2 if self.personalised else 1
-        rank = {"sp": 0, "fed": federated, "fed-dp": federated, "placebo": 3}.get(self.kind, 4)
-        return rank, -math.inf if self.epsilon is None else -self.epsilon
+        rank = 2 if self.personalised else 1
+        if self.kind != "fed" and not self.protected:
+            rank = {"sp": 0, "placebo": 3}.get(self.kind, 4)
+        return rank, -math.inf if self.epsilon is None else -self.epsilon, self.kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The partner's key that signs its ledger, so that nobody without it can write the chain anew."""
+"""Keys that sign for a partner: one its ledger, so that nobody else can write it anew, one what it says of itself."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class SigningKey:
     ----------
     path : Path
         The file.
+    setting : str
+        The key of partner.toml that names it, for errors.
 
     Raises
     ------
@@ -32,24 +34,24 @@ class SigningKey:
         ``PFL-P13`` it is missing, no key, or others may read it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, setting: str = "signing_key") -> None:
         try:
             open_to_others = path.stat().st_mode & 0o077
             key = load_pem_private_key(path.read_bytes(), password=None)
         except (OSError, ValueError, TypeError) as error:
             raise PrivacyError(
                 "PFL-P13",
-                f"Cannot read the ledger's key {path} ({type(error).__name__}). Nothing was spent. Restore it from a "
-                "backup (partner.toml: signing_key).",
+                f"Cannot read the key {path} ({type(error).__name__}). Nothing was spent. Restore it from a backup "
+                f"(partner.toml: {setting}).",
             ) from error
         if open_to_others or not isinstance(key, Ed25519PrivateKey):
             raise PrivacyError(
-                "PFL-P13", f"{path} is no Ed25519 key, or others may read it. chmod 600 it (partner.toml: signing_key)."
+                "PFL-P13", f"{path} is no Ed25519 key, or others may read it. chmod 600 it (partner.toml: {setting})."
             )
         self._key = key
 
     @classmethod
-    def make(cls, path: Path) -> SigningKey:
+    def make(cls, path: Path, *, setting: str = "signing_key") -> SigningKey:
         """Make a key where there is none, on disk before it is used, and return what is there."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         content = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -67,7 +69,7 @@ class SigningKey:
         finally:
             part.unlink()
         flush(path.parent)
-        return cls(path)
+        return cls(path, setting=setting)
 
     @property
     def public(self) -> str:
