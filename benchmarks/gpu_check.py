@@ -5,7 +5,8 @@
 
 Checked: clipped sums on the GPU against those on the CPU, in float32 and bfloat16, with either kernel of the first
 layer; that one record stays within the clip, and so does what its removal changes; in how large a block a row's bits do
-not depend on its place; noise made there, its law and its speed; and that a batch too large for the memory falls back.
+not depend on its place; noise made there, its law and its speed; that what leaves under shared noise is what the CPU
+would send; and that a batch too large for the memory falls back.
 Exit code 1 where a check fails, 2 where there is no GPU. `--device cpu` tries the script itself.
 """
 
@@ -29,6 +30,7 @@ from pharma_fl.model.fit import new_network
 from pharma_fl.model.kernel_choice import choose_kernel
 from pharma_fl.model.layers import SparseLinear
 from pharma_fl.model.losses import network_losses
+from pharma_fl.model.network import trunk_of
 from pharma_fl.model.records import Records, TaskWeights
 from pharma_fl.privacy.clip import Clip
 from pharma_fl.privacy.clipping import clipped_gradients
@@ -150,6 +152,46 @@ def check_noise(figures: dict[str, object], device: torch.device) -> bool:
     return bool(good)
 
 
+class Silent(SystemNoise):
+    """Noise of nought, so that two steps can be compared."""
+
+    def add_normal(self, tensor: torch.Tensor, std: float, scale: float = 1.0) -> None:  # noqa: ARG002
+        super().add_normal(tensor, 0.0, scale)
+
+    def add_discrete_gaussian(self, vector: np.ndarray, std: float) -> None:
+        pass
+
+
+def check_summed_step(figures: dict[str, object], device: torch.device) -> bool:
+    """Whether what leaves under shared noise is what the CPU would send, to a few units of its grid."""
+    records, vectors = make_records(ROWS, 4096, 200), []
+    settings = ModelSettings(input_bits=4096, hidden=(256,))
+    for place in (torch.device("cpu"), device):
+        network = new_network(settings, records, 0).to(place)
+        summed = [f"trunk.{name}" for name in sorted(trunk_of(network))]
+        plan = PrivacyPlan(
+            sample_rate=1.0, noise_multiplier=4.0, clipping_norm=0.1, expected_batch=float(ROWS), delta=1e-5, rounds=1,
+            steps_per_round=1, noise_mode="shared", contributors=4, tolerated_colluders=1,
+            summed_values=sum(value.numel() for value in trunk_of(network).values()),
+        )  # fmt: skip
+        source = ResidentRecords(records, place) if place.type == "cuda" else records
+        mechanism = DpSgd(
+            plan,
+            network,
+            torch.optim.SGD(network.parameters(), lr=0.1),
+            record_losses=partial(network_losses, weights=source.weights),
+            noise=Silent(),
+            summed=summed,
+        )
+        vectors.append(mechanism.summed_step(source, lambda _: None).astype(np.float64))
+    apart = float(np.abs(vectors[0] - vectors[1]).max())
+    size = float(np.abs(vectors[0]).max())
+    good = size > 1e3 and apart <= 2 + 1e-5 * size
+    print(f"{'ok  ' if good else 'BAD '} summed step: {apart:g} units apart at most, values up to {size:g}")
+    figures["summed_step_units_apart"] = apart
+    return good
+
+
 def nanoseconds(work: Callable[[], object], tensor: torch.Tensor, device: torch.device) -> float:
     """Return the time of ten calls, for each entry of the tensor and call."""
     wait(device)
@@ -194,7 +236,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--device", default="cuda:0")
     device = torch.device(arguments.parse_args().device)
-    checks = [check_sums, check_noise]
+    checks = [check_sums, check_noise, check_summed_step]
     name = "CPU"
     if device.type == "cuda":
         if not torch.cuda.is_available():

@@ -12,6 +12,7 @@ from pharma_fl.data.writing import write_prepared
 from pharma_fl.messages.metrics import MetricsRequest
 from pharma_fl.messages.rounds import RoundRequest
 from pharma_fl.model.pretrained import initial_trunk
+from pharma_fl.privacy.noise import SystemNoise
 from pharma_fl.privacy.plan import PrivacyPlan
 from pharma_fl.signing_key import SigningKey
 
@@ -26,6 +27,16 @@ NAMES = ("east", "north", "south", "west")
 """Partners of a secure sum."""
 ONE_STEP = TRAINING.model_copy(update={"local_steps": 1})
 """What shared noise allows."""
+
+
+class Silence(SystemNoise):
+    """Adds nothing; samples are drawn as ever."""
+
+    def add_normal(self, tensor, std, scale=1.0):
+        tensor.detach().mul_(scale)
+
+    def add_discrete_gaussian(self, vector, std):
+        pass
 
 
 def a_task(column, kind, **changes):

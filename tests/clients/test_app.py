@@ -136,7 +136,7 @@ def test_no_text_of_an_error_travels(tmp_path, monkeypatch):
     def break_down(*_args, **_kwargs):
         raise RuntimeError(secret)
 
-    monkeypatch.setattr("pharma_fl.clients.app.train_round", break_down)
+    monkeypatch.setattr("pharma_fl.clients.train.train_round", break_down)
     reply = ask(file_of(tmp_path), round_request(a_request()))
     assert dict(reply["config"])["code"] == "PFL-X00"
     assert "CC(=O)" not in str(dict(reply["config"]))

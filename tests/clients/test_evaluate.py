@@ -9,9 +9,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
+from tests.clients.consortium import Consortium
 from tests.clients.dying import RELEASE, RESERVE, kill
 from tests.conftest import SeededNoise, make_records
-from tests.partners import METRICS_ALLOWED, MODEL, a_metrics_request, a_partner, a_plan, a_request
+from tests.partners import (
+    METRICS_ALLOWED,
+    MODEL,
+    NAMES,
+    ONE_STEP,
+    a_metrics_request,
+    a_partner,
+    a_plan,
+    a_request,
+    a_shared_plan,
+)
 
 from pharma_fl.clients import evaluate
 from pharma_fl.clients.evaluate import evaluate_round
@@ -308,10 +319,9 @@ def test_nothing_set_aside_is_nothing_however_large_the_noise(tmp_path):
         evaluate_round(trained(tmp_path, budget={"epsilon": 5.0}), a_metrics_request(evaluation=wanted))
 
 
-def with_state(partner, *, coordinator_noise=4.0, run="run-1"):
+def with_state(partner, *, run="run-1"):
     """As after a round, which some of these partners would refuse."""
     spend = Spend.of_round(a_plan(), federation="trial", run=run, round_number=1)
-    spend = replace(spend, coordinator_noise=coordinator_noise)
     generous = partner.budget.model_copy(update={"unit": "compound", "series_size": None, "cohorts": ()})
     ledger = Ledger.of(partner)
     with ledger.held():
@@ -455,12 +465,29 @@ def test_cohorts_that_can_pay_are_counted_and_no_others(tmp_path, monkeypatch):
     np.testing.assert_allclose(found, by_hand(partner, request, rows=range(79, 150, 5)), atol=1e-6)
 
 
-def test_heads_with_a_share_of_the_noise_alone_tell_nothing(tmp_path):
-    partner = willing(tmp_path)
-    with_state(partner, coordinator_noise=8.0)
-    with pytest.raises(PrivacyError, match="PFL-P05"):
-        evaluate_round(partner, a_metrics_request())
-    assert metrics_entries(partner) == []
+def test_heads_of_a_run_that_shares_the_noise_have_all_of_it_so_that_metrics_may_leave(tmp_path):
+    model = MODEL.model_copy(update={"hidden": (512,)})
+    plan = a_shared_plan(contributors=3, tolerated_losses=0, summed_values=65 * 512)
+    settings = METRICS_ALLOWED | {"policy": METRICS_ALLOWED["policy"] | {"placebo": True}}
+    request = {"model": model, "trunk": initial_trunk(model, 0)}
+    partners = Consortium(tmp_path, plan, names=NAMES[:3], request=request, **settings).set_up()
+    partners.round("north")
+    start, noise = public_heads(model), []
+    for name, value in PrivateState.load(partners.state("north")).heads.items():
+        noise.append((start[name] - value).double().flatten() * plan.expected_batch / ONE_STEP.head_learning_rate)
+    noise = torch.cat(noise).numpy()
+    assert plan.shared.head_std >= plan.noise_multiplier * plan.shared.sensitivity
+    assert kstest(noise / plan.shared.head_std, "norm").pvalue > 1e-6
+    for wrong in (2 / 3, 3 / 2):
+        assert kstest(noise / (wrong * plan.shared.head_std), "norm").pvalue < 1e-9
+    partner = partners.partner("north")
+    evaluate_round(partner, a_metrics_request(model=model))
+    assert metrics_entries(partner) == [(1, "reserved"), (1, "released")]
+
+
+def public_heads(model):
+    """Heads at their start, for two classes and a value."""
+    return new_network(model, make_records(1, class_tasks=2, value_tasks=1), 0).heads.state_dict()
 
 
 def test_a_ledger_that_went_back_is_noticed(tmp_path):

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 from tests.clients.test_app import ask, file_of
-from tests.partners import a_metrics_request, a_partner, a_plan, a_request
+from tests.partners import a_metrics_request, a_partner, a_plan, a_request, a_shared_plan
 
 from pharma_fl.messages.wire import CONFIG, join_request, metrics_request, round_request
 from pharma_fl.privacy.accountant import epsilon
@@ -61,8 +61,10 @@ def test_what_is_outside_of_the_policy_is_refused_at_joining_and_in_the_round(tm
 
 def test_shares_of_noise_are_refused_while_nothing_hides_them(tmp_path):
     partner = a_partner(tmp_path)
-    plan = a_plan(noise_mode="shared", contributors=10, tolerated_colluders=1, steps_per_round=1)
-    refused_with(tmp_path, round_request(a_request(plan=plan)), "PFL-P05")
+    refused_with(tmp_path, round_request(a_request(plan=a_shared_plan())), "PFL-F34")
+    # Nor for a plan in which a share is the whole, but for the one that may be told.
+    alone = a_shared_plan(contributors=2, tolerated_losses=0)
+    refused_with(tmp_path, round_request(a_request(plan=alone)), "PFL-F34")
     assert charges(partner) == []
 
 

@@ -281,13 +281,13 @@ def test_a_key_that_would_is_refused(tmp_path, section, key):
 
 
 def test_the_app_asks_for_no_noise_but_the_systems(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr("pharma_fl.clients.app.train_round", lambda *given, **named: asked.append((given, named)))
+    asked, real = [], train.train_round
+    monkeypatch.setattr("pharma_fl.clients.train.train_round", lambda *given, **named: asked.append((given, named)))
     placebo(tmp_path)
     leaving(tmp_path / "north" / "partner.toml", wide_request())
     (given, named) = asked[0]
     assert (len(given), named) == (2, {})
-    assert inspect.signature(train.train_round).parameters["noise"].default is None
+    assert inspect.signature(real).parameters["noise"].default is None
 
 
 def test_no_reproducible_source_is_in_the_package():

@@ -1,4 +1,4 @@
-"""A partner's part in secure sums, through the very messages: what an honest setup opens, and what everything else gets.
+"""A partner's part in secure sums, through the very messages: what an honest setup opens, and what all else gets.
 
 Nothing that is refused is charged, and no refusal says more than its code.
 """

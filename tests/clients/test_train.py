@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 from tests.clients.dying import RELEASE, RESERVE, kill
-from tests.partners import MODEL, TRAINING, a_partner, a_plan, a_request
+from tests.partners import MODEL, ONE_STEP, TRAINING, a_partner, a_plan, a_request, a_shared_plan
 
 from pharma_fl.clients.records import open_records, training_folds
 from pharma_fl.clients.state import PrivateState
@@ -355,12 +355,12 @@ def test_a_plan_for_series_on_data_that_know_none_is_refused_uncharged(tmp_path)
     assert kinds(partner) == []
 
 
-def test_shares_of_noise_are_refused_uncharged(tmp_path):
+def test_a_share_of_the_noise_that_no_secure_sum_hides_is_refused_uncharged(tmp_path):
     partner = a_partner(tmp_path)
-    plan = a_plan(noise_mode="shared", contributors=4, tolerated_colluders=1, steps_per_round=1)
-    with pytest.raises(PrivacyError, match="PFL-P05"):
-        train_round(partner, a_request(plan=plan))
+    with pytest.raises(FederationError, match="PFL-F34"):
+        train_round(partner, a_request(plan=a_shared_plan(), training=ONE_STEP))
     assert kinds(partner) == []
+    assert not partner.path(partner.state).exists()
 
 
 def test_two_rounds_at_once_wait_for_each_other(tmp_path):

@@ -168,6 +168,15 @@ def test_a_second_vector_or_a_strangers_is_refused(run, vectors):
     assert opening.survivors == {ALL[0]}
 
 
+def test_a_sum_is_given_once_and_takes_nothing_late(run, vectors):
+    survivors = ALL[1:]
+    sent, answers = run.masked(vectors), run.answers(survivors)
+    opening = opening_of(run, {name: sent[name] for name in survivors})
+    opening.opened(answers)
+    refused("PFL-F35", opening.add, ALL[0], sent[ALL[0]], match="late")
+    refused("PFL-F35", opening.opened, answers, match="given already")
+
+
 def tampered(answer, kind, name):
     """One answer, changed in one share."""
     shares = getattr(answer, kind)

@@ -103,7 +103,7 @@ def test_one_wrong_share_of_thirty_is_found_in_few_tries(liar, threshold):
 
 
 def test_a_search_without_hope_ends(monkeypatch):
-    monkeypatch.setattr("pharma_fl.secagg.recovery._TRIES", 100)
+    monkeypatch.setattr("pharma_fl.secagg.recovery._EFFORT", 100 * 10**2)
     tries = []
     assert recovered(shared(5, 10, 30), 10, lambda found: bool(tries.append(found))) is None
     assert len(tries) == 100

@@ -9,9 +9,7 @@ from flwr.clientapp import ClientApp
 
 from pharma_fl import __version__
 from pharma_fl.clients.audit import write_audit
-from pharma_fl.clients.evaluate import evaluate_round
 from pharma_fl.clients.secure_sum import keep_shares, keys_of_run, shares_of_run, unmask_round
-from pharma_fl.clients.train import train_round
 from pharma_fl.config import Partner, partner_file
 from pharma_fl.errors import PolicyViolation
 from pharma_fl.messages.secure_sum import (
@@ -96,11 +94,16 @@ def _keep(partner: Partner, content: RecordDict) -> RecordDict:
     return keep_reply()
 
 
+# Flower starts a process for each message, and Opacus takes a second to import: only what needs it does.
 def _train(partner: Partner, content: RecordDict) -> RecordDict:
+    from pharma_fl.clients.train import train_round  # noqa: PLC0415 - as said above
+
     return round_reply(train_round(partner, read_round_request(content)))
 
 
 def _evaluate(partner: Partner, content: RecordDict) -> RecordDict:
+    from pharma_fl.clients.evaluate import evaluate_round  # noqa: PLC0415 - as said above
+
     return metrics_reply(evaluate_round(partner, read_metrics_request(content)))
 
 

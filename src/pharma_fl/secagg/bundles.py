@@ -103,8 +103,7 @@ def open_bundles(
     if set(sealed) != others:
         raise FederationError(
             "PFL-F32",
-            f"Expected sealed bundles of {', '.join(sorted(others))}, got those of {', '.join(sorted(sealed))}. "
-            "Leave the run.",
+            f"Expected sealed bundles of {_listed(others)}, got those of {_listed(sealed)}. Leave the run.",
         )
     private = secrets.sealing_key(terms)
     opened = {}
@@ -151,6 +150,10 @@ def _context(terms: Terms, digest: str, sender: str, receiver: str) -> bytes:
 def _box(private: X25519PrivateKey, other: Advert, context: bytes) -> ChaCha20Poly1305:
     shared = private.exchange(X25519PublicKey.from_public_bytes(other.sealing))
     return ChaCha20Poly1305(derived(shared, "bundle key", context))
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(map(repr, sorted(names))) or "nobody"
 
 
 def _shares(bundle: bytes) -> Iterator[bytes]:

@@ -70,6 +70,7 @@ class Opening:
         self._points = {name: point for point, name in enumerate(self._adverts, start=1)}
         self._terms, self._bound = terms, Round(terms, digest, round_number)
         self._sum: NDArray[Any] | None = None
+        self._done = False
         self.survivors: set[str] = set()
         self.wrong: set[str] = set()
         """Partners whose answers did not fit: they answered wrongly, or another had given them wrong shares."""
@@ -89,8 +90,8 @@ class Opening:
         FederationError
             ``PFL-F35`` the partner is unknown or added before, or the vector is another one than the terms say.
         """
-        if name not in self._adverts or name in self.survivors:
-            raise self._failure(f"A second vector of {name!r}, or one of a partner who is not in the run")
+        if name not in self._adverts or name in self.survivors or self._done:
+            raise self._failure(f"A second vector of {name!r}, a late one, or one of a partner who is not in the run")
         if vector.dtype != self._terms.dtype or vector.shape != (self._terms.values,):
             raise self._failure(
                 f"Expected {self._terms.dtype} ({self._terms.values},) of {name!r}, got {vector.dtype} {vector.shape}"
@@ -111,10 +112,12 @@ class Opening:
             ``PFL-F35`` too few vectors or answers, or too many wrong answers. More answers may come, and then it can
             be asked again.
         """
+        if self._done:
+            raise self._failure("A sum was asked for that was given already")
         if self._sum is None or len(self.survivors) < self._terms.threshold:
             raise self._failure(f"{len(self.survivors)} vectors came, and {self._terms.threshold} are needed")
         streams = self._streams(self._fitting(unmaskings))
-        total, self._sum = self._sum, None
+        total, self._sum, self._done = self._sum, None, True
         add_streams(total, streams)
         return total
 
@@ -163,8 +166,8 @@ class Opening:
         )
         if found is None:
             raise self._failure(
-                f"No {self._terms.threshold} of {len(shares)} answers ({', '.join(sorted(shares))}) give what "
-                f"{name!r} said of itself: some are wrong, or {name!r} gave out wrong shares"
+                f"No {self._terms.threshold} of {len(shares)} answers (of {', '.join(map(repr, sorted(shares)))}) give "
+                f"what {name!r} said of itself: some are wrong, or {name!r} gave out wrong shares"
             )
         seed, points = found
         self.wrong |= {who for who in shares if self._points[who] in points}
@@ -181,5 +184,5 @@ class Opening:
     def _failure(self, what: str) -> FederationError:
         return FederationError(
             "PFL-F35",
-            f"{what}. The sum of round {self._bound.number} cannot be opened; the round is void, its cost charged.",
+            f"{what} (round {self._bound.number}). A round whose sum is not opened is void; its cost stays charged.",
         )

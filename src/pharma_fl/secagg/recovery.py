@@ -7,8 +7,8 @@ from itertools import combinations, islice
 
 from pharma_fl.secagg.shamir import joined
 
-_TRIES = 30_000
-"""Sets of shares that are tried before giving up, after a few seconds."""
+_EFFORT = 20_000_000
+"""Products that are computed before giving up, in about four seconds: of 30 partners, any four may be wrong."""
 
 
 def recovered(
@@ -33,8 +33,9 @@ def recovered(
     (7, {2})
     """
     trusted = sorted(shares, key=lambda point: point in doubted)
+    tries = _EFFORT // threshold**2
     # Leaving out is chosen instead of taking, so that a single wrong share is found in a few tries.
-    for left_out in islice(combinations(reversed(trusted), len(trusted) - threshold), _TRIES):
+    for left_out in islice(combinations(reversed(trusted), len(trusted) - threshold), tries):
         taken = {point: shares[point] for point in trusted if point not in left_out}
         secret = joined(taken)
         if fits(secret):
