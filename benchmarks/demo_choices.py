@@ -83,6 +83,9 @@ class Partners(Grid):
         self.files = files
         self._replies: dict[str, Message] = {}
 
+    def set_run(self, run: Any) -> None:
+        raise NotImplementedError
+
     @property
     def run(self) -> Any:
         raise NotImplementedError

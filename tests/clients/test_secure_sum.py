@@ -504,6 +504,20 @@ def test_an_older_round_is_not_opened_any_more(ready):
     assert said(ready.unmask("north", ALL, 2)) == "done"
 
 
+def test_a_state_that_was_put_back_answers_no_older_round_anew(ready):
+    """The ledger knows of a later round, whatever a backup of the state says of the last answer."""
+    ready.vectors(1)
+    backup = ready.folder / "backup"
+    shutil.copytree(ready.state("north"), backup)
+    assert said(ready.unmask("north", ALL)) == "done"
+    ready.vectors(2)
+    shutil.rmtree(ready.state("north"))
+    shutil.copytree(backup, ready.state("north"))
+    assert said(ready.unmask("north", {"north", "east", "west"}, 1)) == "PFL-F33"
+    assert said(ready.round("north", 2)) == "PFL-P11"
+    assert said(ready.round("north", 3)) == "done"
+
+
 def test_who_sent_no_vector_opens_none(ready):
     """Before its first, and in a later round that it missed."""
     assert said(ready.unmask("north", ALL)) == "PFL-F33"

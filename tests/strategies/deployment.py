@@ -122,10 +122,7 @@ class Deployment:
         for name in sorted(self.processes, key=lambda one: one == "superlink"):
             self._end(name, signal.SIGTERM)
         # Flower detaches what the SuperLink starts; all of it inherits the FLWR_HOME that this folder alone has.
-        deadline = time.monotonic() + END_S
-        while (left := self._left()) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        for process in left:
+        for process in _until_none(self._left):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
@@ -146,6 +143,7 @@ class Deployment:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        _until_none(lambda: [one for one in self._left() if _group(one) == process.pid])
 
     def _left(self):
         mark = f"FLWR_HOME={self.environment['FLWR_HOME']}".encode()
@@ -157,3 +155,18 @@ def _environment(place):
         return (place / "environ").read_bytes().split(b"\0")
     except OSError:
         return []
+
+
+def _group(process):
+    try:
+        return os.getpgid(process)
+    except ProcessLookupError:
+        return None
+
+
+def _until_none(processes):
+    """Wait until these processes are gone, and return those that stay all the same."""
+    deadline = time.monotonic() + END_S
+    while (left := processes()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left

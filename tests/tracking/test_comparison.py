@@ -111,3 +111,11 @@ def test_labels_are_moved_apart_and_keep_their_order(heights):
     order = sorted(range(len(heights)), key=lambda one: heights[one])
     for below, above in pairwise(order):
         assert moved[above] - moved[below] >= 0.5 - 1e-9
+
+
+def test_the_better_way_of_noise_answers_for_its_epsilon():
+    found = {ALONE: cell(0.5), private(3): cell(0.4), private(3, kind="fed-dp-shared"): cell(0.6)}
+    assert verdict(found).startswith("<strong>Yes, at every epsilon tried (3)")
+    assert "still above training alone is 3, with shared noise, by " in verdict(found)
+    found[private(3)], found[private(3, kind="fed-dp-shared")] = cell(0.7), cell(0.6)
+    assert "still above training alone is 3, by " in verdict(found)

@@ -107,6 +107,8 @@ class DpFedAvg(Strategy):
                 round_request(replace(request, witnesses=self._witnesses.get(name, ()))),
                 dst_node_id=node,
                 message_type=MessageType.TRAIN,
+                # Delivered later, it would be charged for a round that is over.
+                ttl=self.federation.quorum.round_timeout_s,
             )
             for name, node in self.roster.nodes.items()
         ]
@@ -154,7 +156,7 @@ class DpFedAvg(Strategy):
         )
         took_part = {name for name, answer in self._answers.items() if answer.released is not None}
         self._evaluation = Evaluation(request, {n: node for n, node in self.roster.nodes.items() if n in took_part})
-        return self._evaluation.messages(self._witnesses)
+        return self._evaluation.messages(self._witnesses, lifetime_s=self.federation.quorum.round_timeout_s)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add the good histograms up; None when they allow no metric. What is refused ends nothing."""

@@ -44,13 +44,17 @@ class Evaluation:
         self.refused = dict.fromkeys(self._nodes, "PFL-F13")
         self.areas: dict[str, dict[str, float]] = {}
 
-    def messages(self, witnesses: Mapping[str, tuple[str, ...]]) -> list[Message]:
-        """Return one message for each partner, with what the coordinator remembers of its ledger."""
+    def messages(self, witnesses: Mapping[str, tuple[str, ...]], *, lifetime_s: float) -> list[Message]:
+        """Return one message for each partner, with what the coordinator remembers of its ledger.
+
+        After its lifetime a message is not delivered any more: it would be charged, and not be waited for.
+        """
         return [
             Message(
                 metrics_request(replace(self._request, witnesses=witnesses.get(name, ()))),
                 dst_node_id=node,
                 message_type=MessageType.EVALUATE,
+                ttl=lifetime_s,
             )
             for name, node in self._nodes.items()
         ]

@@ -108,9 +108,11 @@ class SecureSum:
         kind = f"{MessageType.QUERY}.{action}"
         # A list: the grid of a deployment reads it twice.
         messages = [
-            Message(content, dst_node_id=self._nodes[name], message_type=kind) for name, content in questions.items()
+            Message(content, dst_node_id=self._nodes[name], message_type=kind, ttl=timeout)
+            for name, content in questions.items()
         ]
-        asked = {number: name for number, name in zip(grid.push_messages(messages), questions, strict=True) if number}
+        # What could not be sent has no number, or there are none at all.
+        asked = {number: name for number, name in zip(grid.push_messages(messages), questions, strict=False) if number}
         open_questions = set(asked)
         answers: dict[str, T] = {}
         codes: dict[str, str] = {}

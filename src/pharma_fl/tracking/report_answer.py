@@ -43,7 +43,9 @@ def verdict(found: Found) -> Html:
     personalised = bool(federated(found, personalised=True))
     settings = federated(found, personalised=personalised)
     against = {one: spread(change(found[one], alone(found))) for one in settings}
-    private = [one for one in settings if one.epsilon is not None]
+    # Where partners' own noise and shared noise were both tried, the better one answers for its epsilon.
+    ranked = sorted((one for one in settings if one.epsilon is not None), key=lambda one: against[one].mean)
+    private = sorted({one.epsilon: one for one in ranked}.values(), key=lambda one: one.order)
     above = [one for one in private if against[one].gains]
     # What the placebo reaches as well was not learnt from anybody's data.
     gains = [one for one in above if (over := _over_placebo(found, one)) is None or over.gains]
@@ -64,7 +66,7 @@ def verdict(found: Found) -> Html:
         said += [
             (
                 f"The smallest epsilon at which the mean over partners is still above training alone is "
-                f"{smallest.epsilon:g}, by "
+                f"{smallest.epsilon:g}{', with shared noise' if smallest.kind == 'fed-dp-shared' else ''}, by "
             ),
             number(against[smallest].mean, signed=True),
             " AUC-ROC. ",
