@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write to a temporary name, fsync, rename, and fsync the folder."""
+def write_atomic(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write to a temporary name, fsync, rename, and fsync the folder; `mode` holds from the file's first byte."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
+    with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())

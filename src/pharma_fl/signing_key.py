@@ -42,7 +42,8 @@ class SigningKey:
             raise PrivacyError(
                 "PFL-P13",
                 f"Cannot read the key {path} ({type(error).__name__}). Nothing was spent. Restore it from a backup "
-                f"(partner.toml: {setting}).",
+                f"(partner.toml: {setting})"
+                + (", or make a first one: pharma-fl identity." if setting == "identity_key" else "."),
             ) from error
         if open_to_others or not isinstance(key, Ed25519PrivateKey):
             raise PrivacyError(

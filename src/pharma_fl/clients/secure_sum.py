@@ -140,11 +140,14 @@ def unmask_round(partner: Partner, run: str, round_number: int, survivors: froze
         few. ``PFL-F34`` the run has no setup here.
     """
     folder = partner.path(partner.state)
-    with ledger_of(partner).held():
+    ledger = ledger_of(partner)
+    with ledger.held():
         stored, state = _stored(partner, run), PrivateState.load(folder)
         if not stored.complete:
             raise _no_setup(run)
-        if state is None or (state.run, state.round) != (run, round_number):
+        # A state that was put back is of an older round than the ledger.
+        last = ledger.history().last_round("train", run)
+        if state is None or (state.run, state.round) != (run, round_number) or last != round_number:
             raise FederationError(
                 "PFL-F33",
                 f"Shares for round {round_number} of run {run} were asked for, and this partner's last vector is "

@@ -58,8 +58,7 @@ class SessionFile:
             blobs |= {f"{place}/{part}": getattr(advert, part) for part in ("sealing", "rounds", "signature")}
         tensors = {name: torch.frombuffer(bytearray(blob), dtype=torch.uint8) for name, blob in blobs.items()}
         facts = {"terms": json.dumps(asdict(self.terms)), "name": self.own.name, "digest": self.digest}
-        save_weights(folder / _FILE, tensors, facts)
-        (folder / _FILE).chmod(0o600)
+        save_weights(folder / _FILE, tensors, facts, mode=0o600)
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:

@@ -14,10 +14,12 @@ from pharma_fl.atomic import write_atomic
 from pharma_fl.errors import ModelError
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors and string metadata to one safetensors file, atomically."""
+def save_weights(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, mode: int = 0o666
+) -> None:
+    """Write tensors and string metadata to one safetensors file, atomically; `mode` as in `write_atomic`."""
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_atomic(path, save(whole, metadata=dict(metadata or {})))
+    write_atomic(path, save(whole, metadata=dict(metadata or {})), mode=mode)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

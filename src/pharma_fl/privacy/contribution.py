@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pharma_fl.config.partner import BudgetSettings, PolicySettings
-from pharma_fl.errors import BudgetExceeded
+from pharma_fl.errors import BudgetExceeded, PolicyViolation
 from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.privacy.plan import PrivacyPlan
 
@@ -33,6 +33,8 @@ def contribution(
 
     Raises
     ------
+    PolicyViolation
+        ``PFL-P20`` the run began with less noise than ``policy.min_noise_multiplier`` asks for by now.
     BudgetExceeded
         ``PFL-P10`` not even ``policy.min_contribution`` fits the budget for all of the plan's rounds: the others would
         lose this partner on the way.
@@ -41,6 +43,13 @@ def contribution(
         return 1.0
     begun = ledger.history().charges(run=run, purposes=("train",))
     if begun:
+        # A unit of the last place is no less noise.
+        if begun[0].noise_multiplier < policy.min_noise_multiplier * (1 - 1e-12):
+            raise PolicyViolation(
+                "PFL-P20",
+                f"Run {run} began with a noise multiplier of {begun[0].noise_multiplier:g}, which stays, and "
+                f"policy.min_noise_multiplier is {policy.min_noise_multiplier:g} by now. Nothing was computed.",
+            )
         return round(STEPS * plan.noise_multiplier / begun[0].noise_multiplier) / STEPS
     highest = math.floor(STEPS * min(1.0, plan.noise_multiplier / policy.min_noise_multiplier))
     lowest = math.ceil(STEPS * policy.min_contribution)

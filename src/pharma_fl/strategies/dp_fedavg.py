@@ -285,7 +285,6 @@ class DpFedAvg(Strategy):
 
     def _record(self, server_round: int, metrics: MetricRecord, seconds: float, *, void: bool = False) -> RoundRecord:
         good, asked = {name: a for name, a in self._answers.items() if a.released is not None}, self._evaluation
-        payload = sum(value.numel() * value.element_size() for value in self._trunk.values())
         return RoundRecord(
             round=server_round,
             participants=sorted(good),
@@ -294,14 +293,21 @@ class DpFedAvg(Strategy):
             epsilon_left=_reported(good, "epsilon_left"),
             change_norm=float(str(metrics["change_norm"])),
             partner_change_norms={n: norm(a.released) for n, a in good.items() if a.released},
-            bytes_sent=payload * len(self.roster.nodes),
-            bytes_received=payload * len(good),
+            bytes_sent=self._trunk_bytes() * len(self.roster.nodes),
+            bytes_received=self._reply_bytes() * len(good),
             seconds=seconds,
             void=void,
             evaluated=[] if asked is None else asked.evaluated,
             evaluation_refused={} if asked is None else asked.refused,
             noised_auc_roc={} if asked is None else asked.areas,
         )
+
+    def _trunk_bytes(self) -> int:
+        return sum(value.numel() * value.element_size() for value in self._trunk.values())
+
+    def _reply_bytes(self) -> int:
+        """Return the array payload of a good reply."""
+        return self._trunk_bytes()
 
     def _tell(self, record: RoundRecord) -> None:
         self.checkpoints.append(record)

@@ -44,6 +44,7 @@ class DpFedSgd(DpFedAvg):
     _grid: Grid
     _timeout: float
     _void_in_a_row = 0
+    _why_void = ""
 
     def summary(self) -> None:
         """Log the configuration of the strategy."""
@@ -63,7 +64,7 @@ class DpFedSgd(DpFedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return one message for each partner of the roster."""
-        self._grid = grid
+        self._grid, self._evaluation = grid, None  # a void round is not evaluated
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -82,12 +83,13 @@ class DpFedSgd(DpFedAvg):
         for name in sorted(self.roster.nodes.keys() - opening.survivors):
             _LOG.warning("Round %d: no vector of %s (%s).", server_round, name, self._code(name))
         if len(opening.survivors) < terms.threshold:
+            self._why_void = f"{len(opening.survivors)} vectors came where {terms.threshold} open a sum."
             return None, None
         unmaskings = self._sums.unmaskings(self._grid, server_round, opening.survivors, self._timeout)
         try:
             total = opening.opened(unmaskings)
         except FederationError as error:
-            _LOG.warning("Round %d: %s", server_round, error)
+            self._why_void = str(error)
             return None, None
         change = self._change(torch.from_numpy(self.plan.shared.values_of(total)))
         if self._optimizer is None:
@@ -103,6 +105,10 @@ class DpFedSgd(DpFedAvg):
         pieces = torch.split(total * -rate, list(parts.values()))
         return {name: piece.reshape(self._trunk[name].shape) for name, piece in zip(parts, pieces, strict=True)}
 
+    def _reply_bytes(self) -> int:
+        """Return the array payload of a good reply: one integer of the ring for each value."""
+        return self._sums.terms.values * self._sums.terms.dtype.itemsize
+
     def _set_up(self, grid: Grid, timeout: float) -> RunEnd | None:
         """Fix who contributes, and let them agree on keys."""
         self._timeout = timeout
@@ -112,7 +118,8 @@ class DpFedSgd(DpFedAvg):
             try:
                 self.plan = PrivacyPlan.model_validate(self.plan.model_dump() | {"contributors": joined})
             except ValidationError as error:
-                return self._ended(f"{joined} partners are too few for the plan: {error.errors()[0]['msg']}.")
+                said = error.errors()[0]["msg"].removeprefix("Value error, ")
+                return self._ended(f"{joined} partners are too few for the plan: {said}.")
         self._sums = SecureSum(self.federation.name, self.run, self.plan, self.roster.nodes)
         refused = self._sums.set_up(grid, timeout)
         if not refused:
@@ -125,14 +132,14 @@ class DpFedSgd(DpFedAvg):
 
     def _failed(self, server_round: int, good: int, seconds: float) -> RunEnd | None:
         """Let a void round pass, but not too many in a row."""
+        del good
         self._void_in_a_row += 1
         self._tell(self._record(server_round, MetricRecord({"change_norm": 0.0}), seconds, void=True))
         if self._void_in_a_row <= self.federation.quorum.void_rounds:
-            _LOG.warning("Round %d is void: %d vectors came. The trunk stays as it was.", server_round, good)
+            _LOG.warning("Round %d is void, the trunk stays as it was. %s", server_round, self._why_void)
             return None
         return self._ended(
-            f"{self._void_in_a_row} rounds in a row were void (federation.toml: quorum.void_rounds), the last one with "
-            f"{good} vectors where {self._sums.terms.threshold} open a sum."
+            f"{self._void_in_a_row} rounds in a row were void (federation.toml: quorum.void_rounds). {self._why_void}"
         )
 
     def _ended(self, reason: str) -> RunEnd:
