@@ -56,7 +56,7 @@ def test_summary_has_every_setting_at_every_partner(done):
     assert summary["partners"] == PARTNERS
     assert {"dataset", "partners", "results", "budgets", "seconds", "versions"} <= summary.keys()
     wanted = {("sp", None, False), ("fed", None, False), ("fed", None, True)}
-    wanted |= {(s, 3.0, p) for s in ("fed-dp", "placebo") for p in (False, True)}
+    wanted |= {(s, 3.0, p) for s in ("fed-dp", "fed-dp-shared", "placebo") for p in (False, True)}
     for partner in PARTNERS:
         found = {
             (r["setting"], r["epsilon"], r["personalised"])
@@ -69,14 +69,15 @@ def test_summary_has_every_setting_at_every_partner(done):
     assert all(0 <= r["value"] <= 1 for r in summary["results"] if r["metric"].startswith("auc"))
 
 
-def test_budgets_are_the_ledgers_and_two_accountants_agree(done):
+@pytest.mark.parametrize(("setting", "steps"), [("fed-dp", 3 * 10), ("fed-dp-shared", 3)])
+def test_budgets_are_the_ledgers_and_two_accountants_agree(done, setting, steps):
     out, _ = done
-    budgets = [b for b in summary_of(out)["budgets"] if b["setting"] == "fed-dp"]
+    budgets = [b for b in summary_of(out)["budgets"] if b["setting"] == setting]
     assert {b["partner"] for b in budgets} == set(PARTNERS)
     for entry in budgets:
-        ledger = Ledger(out / "runs" / "fed-dp-eps3-seed0" / "partners" / entry["partner"] / "ledger.sqlite")
+        ledger = Ledger(out / "runs" / f"{setting}-eps3-seed0" / "partners" / entry["partner"] / "ledger.sqlite")
         charges = ledger.charges()
-        assert sum(charge.steps for charge in charges) == 3 * 5
+        assert sum(charge.steps for charge in charges) == steps
         assert entry["epsilon_spent"] == epsilon(charges, entry["delta"])
         assert entry["epsilon_spent"] == pytest.approx(epsilon_by_opacus(charges, entry["delta"]), rel=0.02)
         assert 2.98 < entry["epsilon_spent"] <= entry["epsilon_budget"] == 3.0
@@ -100,9 +101,9 @@ def test_mlflow_holds_epsilon_by_round_and_the_artifacts(done):
             "where runs.name = 'fed-seed0' and key like 'epsilon%'"
         ).fetchone()[0]
     store.close()
-    assert names == {"fed-seed0", "fed-dp-eps3-seed0", "placebo-eps3-seed0"}
+    assert names == {"fed-seed0", "fed-dp-eps3-seed0", "fed-dp-shared-eps3-seed0", "placebo-eps3-seed0"}
     assert [step for step, _ in rounds] == [1, 2, 3]
-    assert rounds[-1][1] == summary_of(out)["budgets"][0]["epsilon_spent"]
+    assert rounds[-1][1] == next(b["epsilon_spent"] for b in summary_of(out)["budgets"] if b["setting"] == "fed-dp")
     assert params["plan.sample_rate"] == "0.3"
     assert params["version.opacus"]
     assert unprotected == 0
@@ -118,6 +119,9 @@ def test_heads_stay_and_the_trunk_travels(done):
     with safe_open(run / "partners" / "north" / "state" / "current.safetensors", "pt") as stream:
         assert {"heads/classes.weight", "heads/classes.bias", "reply/input.weight"} <= set(stream.keys())
     assert (run / "partners" / "north" / "model" / "model.json").exists()
+    shared = out / "runs" / "fed-dp-shared-eps3-seed0" / "partners" / "north" / "state" / "current.safetensors"
+    with safe_open(shared, "pt") as stream:
+        assert {key for key in stream.keys() if key.startswith("reply/")} == {"reply/masked"}  # noqa: SIM118
 
 
 def test_budget_shows_what_was_spent_and_what_a_plan_would_cost(done):

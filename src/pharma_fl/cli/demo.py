@@ -24,7 +24,7 @@ from pharma_fl.evaluation.results import Result
 PARTNERS = ("north", "east", "south", "west")
 EPSILONS = (8.0, 3.0, 1.0)
 _MARKER = ".pharma-fl-demo"
-_FAST = {"every": 12, "epsilons": (3.0,), "training": {"rounds": 3, "local_steps": 5}}
+_FAST = {"every": 12, "epsilons": (3.0,), "training": {"rounds": 3}}
 
 
 def demo(
