@@ -101,7 +101,8 @@ def test_a_lost_or_rolled_back_ledger_is_noticed(tmp_path):
     train_round(partner, a_request(2))
     for spoil in (partner.path(partner.ledger).unlink, lambda: partner.path(partner.ledger).write_bytes(old)):
         spoil()
-        with pytest.raises(PrivacyError, match="PFL-P15"):
+        # Whether a file that was made anew has the old one's place on the disk, and passes for it, is up to the system.
+        with pytest.raises(PrivacyError, match="PFL-P1[58]"):
             train_round(partner, a_request(3))
 
 

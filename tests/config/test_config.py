@@ -91,11 +91,13 @@ def test_every_partner_preset_is_valid(path):
     assert preset("clients", path.stem)
 
 
-def test_the_default_preset_states_the_defaults():
-    """Two places that say the same must agree."""
-    written = Federation.load(PROJECT / "strategies" / "dp-fedavg.toml")
-    bare = Federation.parse(GOOD, source="test")
-    assert (written.model, written.training, written.privacy) == (bare.model, bare.training, bare.privacy)
+def test_the_private_presets_differ_in_how_they_share_noise_alone():
+    """The demo compares them at the same epsilon, so model and mechanism must agree."""
+    own = Federation.load(PROJECT / "strategies" / "dp-fedavg.toml")
+    shared = Federation.load(PROJECT / "strategies" / "dp-fedsgd.toml")
+    assert (own.privacy.noise_mode, shared.privacy.noise_mode) == ("local", "shared")
+    assert shared.privacy.model_copy(update={"noise_mode": "local"}) == own.privacy
+    assert (own.partners, own.seed, own.model) == (shared.partners, shared.seed, shared.model)
 
 
 def test_an_unknown_preset_is_refused():
