@@ -83,7 +83,15 @@ class Watcher:
 
 
 def a_federation(
-    names=("east", "north", "south"), *, privacy="epsilon = 3.0", quorum="", rounds=4, weights=None, more=""
+    names=("east", "north", "south"),
+    *,
+    privacy="epsilon = 3.0",
+    sample_rate=0.5,
+    training="local_steps = 2",
+    quorum="",
+    rounds=4,
+    weights=None,
+    more="",
 ):
     roster = "\n".join(f"{name} = {(weights or {}).get(name, 1.0)}" for name in names)
     return Federation.parse(
@@ -96,10 +104,10 @@ def a_federation(
         hidden = [8]
         [training]
         rounds = {rounds}
-        local_steps = 2
+        {training}
         [privacy]
         {privacy}
-        sample_rate = 0.5
+        sample_rate = {sample_rate}
         expected_batch = 40.0
         [quorum]
         join_timeout_s = 1.0
@@ -111,42 +119,11 @@ def a_federation(
 
 
 def a_summing_federation(
-    names=NAMES,
-    *,
-    privacy="noise_multiplier = 4.0",
-    losses=1,
-    sample_rate=0.5,
-    training="local_steps = 1",
-    quorum="",
-    rounds=4,
-    more="",
+    names=NAMES, *, privacy="noise_multiplier = 4.0", losses=1, training="local_steps = 1", **settings
 ):
     """As `a_federation`, with shared noise."""
-    roster = "\n".join(f"{name} = 1.0" for name in names)
-    return Federation.parse(
-        f"""
-        name = "test"
-        [partners]
-        {roster}
-        [model]
-        input_bits = 64
-        hidden = [8]
-        [training]
-        rounds = {rounds}
-        {training}
-        [privacy]
-        noise_mode = "shared"
-        tolerated_losses = {losses}
-        sample_rate = {sample_rate}
-        expected_batch = 40.0
-        {privacy}
-        [quorum]
-        join_timeout_s = 1.0
-        {quorum}
-        {more}
-        """,
-        source="test",
-    )
+    shared = f'noise_mode = "shared"\n        tolerated_losses = {losses}\n        {privacy}'
+    return a_federation(names, privacy=shared, training=training, **settings)
 
 
 def ledger_of(folder, name):
