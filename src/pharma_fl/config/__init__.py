@@ -1,10 +1,12 @@
 """The two files a person writes, federation.toml and partner.toml, as validated models."""
 
+from pharma_fl.config.deployment import SuperLinkSettings, SuperNodeSettings
 from pharma_fl.config.federation import Federation, ModelSettings, PrivacySettings, TrainingSettings
 from pharma_fl.config.locate import federation_file, partner_file
 from pharma_fl.config.partner import Partner, PolicySettings
 from pharma_fl.config.partner_keys import PartnerKeys
 from pharma_fl.config.preparation import FingerprintSettings, FoldSettings, StructureSettings
+from pharma_fl.config.roster import RosterEntry, RosterKeys
 from pharma_fl.config.tables import AssaySettings, LongTables, TunerTables, WideTables
 
 __all__ = [
@@ -18,7 +20,11 @@ __all__ = [
     "PartnerKeys",
     "PolicySettings",
     "PrivacySettings",
+    "RosterEntry",
+    "RosterKeys",
     "StructureSettings",
+    "SuperLinkSettings",
+    "SuperNodeSettings",
     "TrainingSettings",
     "TunerTables",
     "WideTables",

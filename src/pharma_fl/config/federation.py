@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pharma_fl.config.base import Settings
+from pharma_fl.config.deployment import SuperLinkSettings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -154,10 +155,21 @@ class QuorumSettings(Settings):
 
     min_partners: Annotated[int | None, Field(ge=1)] = None
     """Fewest good replies a round needs; left out, every partner of the federation."""
-    void_rounds: Annotated[int, Field(ge=0, le=1000)] = 2
-    """Under shared noise, rounds in a row whose sum may fail to open before the run stops; they stay charged."""
     join_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     round_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """How long a round waits for partners that have not answered."""
+    when_missed: Literal["wait", "skip", "stop"] = "wait"
+    """What to do when too few have answered by then. ``wait``: as long as wait_s, for those who may still come, then
+    stop. ``skip``: go on with the next round; this one is void. ``stop``: end the run."""
+    wait_s: Annotated[float, Field(ge=0)] = 3600.0
+    """Under ``wait``, seconds beyond a round's deadline."""
+    void_rounds: Annotated[int, Field(ge=0, le=1000)] = 2
+    """Rounds in a row that may be void, skipped or with a sum that does not open, before the run stops; they stay
+    charged."""
+    ask_again_s: Annotated[float, Field(gt=0)] = 60.0
+    """After so long without an answer a partner is asked again; who has answered already answers the same."""
+    quarantine_after: Annotated[int, Field(ge=1)] = 3
+    """Bad replies after which a partner is left out for the rest of the run."""
 
 
 class EvaluationSettings(Settings):
@@ -197,6 +209,12 @@ class Federation(Settings):
     """The coordinator's copy of the public checkpoint that model.pretrained names, relative to federation.toml."""
     output: str = "coordinator"
     """Folder of checkpoints and round records, relative to federation.toml."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 5
+    """How many rounds' models stay on disk beside the public start; every round's record does."""
+    roster: str | None = None
+    """File of the partners' public keys, relative to federation.toml; left out, as in simulations, nodes are believed
+    who they say they are."""
+    superlink: SuperLinkSettings | None = None
     ledger_heads: str = "ledger-heads.json"
     """File that keeps, from run to run, a bare hash of each partner's ledger, relative to federation.toml."""
     model: ModelSettings = ModelSettings()

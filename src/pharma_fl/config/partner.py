@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from pharma_fl.config.base import Settings
+from pharma_fl.config.deployment import SuperNodeSettings
 from pharma_fl.config.federation import MOST_STEPS, Name, Probability, Unit
 from pharma_fl.config.preparation import FingerprintSettings, FoldSettings, StructureSettings
 from pharma_fl.config.tables import TableSettings, TunerTables
@@ -36,6 +37,7 @@ class ComputeSettings(Settings):
 
 
 Epsilon = Annotated[float, Field(gt=0)]
+PlanDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class BudgetSettings(Settings):
@@ -85,6 +87,8 @@ class PolicySettings(Settings):
     """Charged rounds in any 24 hours, over all runs; left out, no limit."""
     federations: tuple[Name, ...] | None = None
     """Names of the federations to take part in; left out, any that reaches this partner."""
+    plans: tuple[PlanDigest, ...] | None = None
+    """Digests of the plans to take part in, from pharma-fl budget show --plan; left out, any within the limits."""
     actions: tuple[Literal["train", "metrics"], ...] = ("train",)
     """What a coordinator may ask for: rounds of training, and noised metrics on held-out compounds."""
     min_metrics_noise_multiplier: Annotated[float, Field(gt=0)] = 10.0
@@ -136,6 +140,7 @@ class Partner(Settings):
     folds: FoldSettings = FoldSettings()
     regression: RegressionSettings = RegressionSettings()
     compute: ComputeSettings = ComputeSettings()
+    supernode: SuperNodeSettings | None = None
     budget: BudgetSettings
     policy: PolicySettings = PolicySettings()
 
