@@ -35,10 +35,10 @@ from pharma_fl.messages.wire import from_arrays, to_arrays
 from pharma_fl.model.predict import predict
 from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.model.selection import validation_score
+from pharma_fl.strategies.checkpoints import Checkpoints
 from pharma_fl.strategies.dp_fedavg import DpFedAvg
 from pharma_fl.strategies.dp_fedsgd import DpFedSgd
 from pharma_fl.strategies.proposal import proposed_plan
-from pharma_fl.strategies.run_record import Checkpoints
 
 CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "defaults": {},

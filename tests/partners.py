@@ -9,6 +9,7 @@ from pharma_fl.config import ModelSettings, Partner, TrainingSettings
 from pharma_fl.config.federation import EvaluationSettings
 from pharma_fl.data.tasks import Task
 from pharma_fl.data.writing import write_prepared
+from pharma_fl.messages.join import JoinRequest, join_request
 from pharma_fl.messages.metrics import MetricsRequest
 from pharma_fl.messages.rounds import RoundRequest
 from pharma_fl.model.pretrained import initial_trunk
@@ -163,6 +164,11 @@ def a_request(number=1, *, run="run-1", plan=None, trunk=None, **changes):
         "trunk": trunk or initial_trunk(MODEL, 0),
     }
     return RoundRequest(**(fields | changes))
+
+
+def a_join(federation="trial", plan=None, *, run="run-1", challenge=bytes(32)):
+    """The question with which a run begins, packed."""
+    return join_request(JoinRequest(federation=federation, run=run, plan=plan or a_plan(), challenge=challenge))
 
 
 def a_metrics_request(number=1, *, run="run-1", trunk=None, model=MODEL, evaluation=None, **changes):

@@ -17,7 +17,7 @@ ARROWS = {
     "secagg": set(),
     "messages": {"config", "privacy", "secagg"},
     "clients": {"config", "data", "model", "privacy", "secagg", "messages"},
-    "strategies": {"config", "model", "privacy", "secagg", "messages"},
+    "strategies": {"config", "data", "model", "privacy", "secagg", "messages"},
     "evaluation": {"config", "data", "model"},
     "tracking": {"config", "privacy"},
     "cli": {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -80,3 +81,12 @@ class SigningKey:
     def sign(self, content: bytes) -> bytes:
         """Return the signature, 64 bytes."""
         return self._key.sign(content)
+
+
+def is_signed(public: str, signature: bytes, content: bytes) -> bool:
+    """Whether the holder of a public key, raw in hexadecimal, signed this content."""
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(signature, content)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

@@ -6,10 +6,10 @@ import re
 import pytest
 import torch
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
-from tests.partners import METRICS_ALLOWED, a_metrics_request, a_partner, a_plan, a_request
+from tests.partners import METRICS_ALLOWED, a_join, a_metrics_request, a_partner, a_plan, a_request
 
 from pharma_fl.clients.app import app
-from pharma_fl.messages.wire import from_arrays, join_request, metrics_request, round_request
+from pharma_fl.messages.wire import from_arrays, metrics_request, round_request
 from pharma_fl.privacy.ledger import Ledger
 
 
@@ -36,7 +36,7 @@ def test_a_rounds_reply_holds_the_trunk_and_two_public_numbers_and_nothing_else(
     assert set(content) == {"arrays", "metrics", "config"}
     assert set(content.array_records["arrays"]) == {"input.weight", "input.bias"}
     assert set(content.metric_records["metrics"]) == {"epsilon_spent", "epsilon_left"}
-    assert dict(content.config_records["config"]) == {"status": "done"}
+    assert dict(content.config_records["config"]) == {"status": "done", "run": "run-1", "round": 1}
     shapes = {name: tuple(value.shape) for name, value in from_arrays(content.array_records["arrays"]).items()}
     assert shapes == {"input.weight": (64, 8), "input.bias": (8,)}
     assert context_is_empty(tmp_path)
@@ -52,7 +52,7 @@ def test_public_numbers_do_not_depend_on_the_data(tmp_path):
     a_partner(tmp_path, "large", n=400, seed=2)
     replies = [ask(file_of(tmp_path, name), round_request(a_request())) for name in ("small", "large")]
     assert dict(replies[0].metric_records["metrics"]) == dict(replies[1].metric_records["metrics"])
-    joined = [ask(file_of(tmp_path, n), join_request("trial", a_plan()), "query.join") for n in ("small", "large")]
+    joined = [ask(file_of(tmp_path, n), a_join("trial", a_plan()), "query.join") for n in ("small", "large")]
     own = {"partner", "ledger"}
     without_name = [{k: v for k, v in dict(j.config_records["config"]).items() if k not in own} for j in joined]
     assert without_name[0] == without_name[1]
@@ -60,13 +60,11 @@ def test_public_numbers_do_not_depend_on_the_data(tmp_path):
 
 def test_joining_says_who_and_whether(tmp_path):
     a_partner(tmp_path, policy={"min_noise_multiplier": 6.0})
-    answer = dict(ask(file_of(tmp_path), join_request("trial", a_plan()), "query.join").config_records["config"])
+    answer = dict(ask(file_of(tmp_path), a_join("trial", a_plan()), "query.join").config_records["config"])
     assert answer["partner"] == "north"
     assert (answer["status"], answer["code"]) == ("refused", "PFL-P20")
     willing = dict(
-        ask(file_of(tmp_path), join_request("trial", a_plan(noise_multiplier=7.0)), "query.join").config_records[
-            "config"
-        ]
+        ask(file_of(tmp_path), a_join("trial", a_plan(noise_multiplier=7.0)), "query.join").config_records["config"]
     )
     assert willing["status"] == "joined"
     assert willing["affordable_rounds"] == 6
@@ -76,24 +74,24 @@ def test_what_is_told_of_the_ledger_at_joining_is_a_bare_hash(tmp_path):
     partner = a_partner(tmp_path, policy={"report_budget": False})
 
     def join():
-        return dict(ask(file_of(tmp_path), join_request("trial", a_plan()), "query.join").config_records["config"])
+        return dict(ask(file_of(tmp_path), a_join("trial", a_plan()), "query.join").config_records["config"])
 
     before = join()
-    assert set(before) == {"status", "partner", "version", "ledger"}
+    assert (before["affordable_rounds"], before["agreement"], before["signature"]) == (-1, "", b"")
     ask(file_of(tmp_path), round_request(a_request()))
     after = join()
     assert before["ledger"] != after["ledger"] == Ledger.of(partner).head
     assert all(re.fullmatch(r"[0-9a-f]{64}", told["ledger"]) for told in (before, after))
     # Whoever is refused does not learn either that rounds were carried out elsewhere.
-    refused = ask(file_of(tmp_path), join_request("trial", a_plan(noise_multiplier=0.1)), "query.join")
-    assert "ledger" not in refused["config"]
+    refused = ask(file_of(tmp_path), a_join("trial", a_plan(noise_multiplier=0.1)), "query.join")
+    assert refused["config"]["ledger"] == ""
 
 
 def test_a_federation_that_is_not_named_in_the_policy_is_refused(tmp_path):
     a_partner(tmp_path, policy={"federations": ["ours"]})
-    answer = ask(file_of(tmp_path), join_request("trial", a_plan()), "query.join")["config"]
+    answer = ask(file_of(tmp_path), a_join("trial", a_plan()), "query.join")["config"]
     assert (answer["status"], answer["code"]) == ("refused", "PFL-P20")
-    assert ask(file_of(tmp_path), join_request("ours", a_plan()), "query.join")["config"]["status"] == "joined"
+    assert ask(file_of(tmp_path), a_join("ours", a_plan()), "query.join")["config"]["status"] == "joined"
     assert ask(file_of(tmp_path), round_request(a_request()))["config"]["code"] == "PFL-P20"
 
 
@@ -168,7 +166,7 @@ def test_only_a_simulated_node_looks_into_the_folder_that_the_run_names(tmp_path
         state=RecordDict(),
         run_config={"partners": str(tmp_path)},
     )
-    message = Message(join_request("trial", a_plan()), dst_node_id=2, message_type="query.join")
+    message = Message(a_join("trial", a_plan()), dst_node_id=2, message_type="query.join")
     message.metadata.__dict__["_message_id"] = "m"
     assert app(message, context).content["config"]["partner"] == "north"
     context.node_config = {"partition-id": 0}
@@ -180,7 +178,7 @@ def test_a_reply_with_metrics_holds_one_array_and_nothing_else(tmp_path):
     ask(file_of(tmp_path), round_request(a_request()))
     content = ask(file_of(tmp_path), metrics_request(a_metrics_request()), MessageType.EVALUATE)
     assert set(content) == {"arrays", "config"}
-    assert dict(content["config"]) == {"status": "done"}
+    assert dict(content["config"]) == {"status": "done", "run": "run-1", "round": 1}
     (name, histogram) = from_arrays(content["arrays"]).popitem()
     assert (name, histogram.dtype, tuple(histogram.shape)) == ("histogram", torch.float64, (1, 2, 20))
 

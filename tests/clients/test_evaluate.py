@@ -205,7 +205,7 @@ def test_other_folds_change_nothing(tmp_path):
 def test_the_same_request_gets_the_same_bytes_and_is_charged_once(tmp_path):
     partner = trained(tmp_path)
     replies = [evaluate_round(partner, a_metrics_request()) for _ in range(3)]
-    sent = {metrics_reply(reply).array_records["arrays"]["histogram"].data for reply in replies}
+    sent = {metrics_reply(reply, a_metrics_request()).array_records["arrays"]["histogram"].data for reply in replies}
     assert len(sent) == 1
     assert metrics_entries(partner) == [(1, "reserved"), (1, "released")]
     # Also after the next round of training.
@@ -412,7 +412,7 @@ def test_a_partner_without_classification_answers_noise_of_the_same_shape(tmp_pa
     replies = {}
     for name, classes in (("two", 2), ("none", 0)):
         partner = trained(tmp_path, name, classes=classes)
-        content = metrics_reply(evaluate_round(partner, a_metrics_request()))
+        content = metrics_reply(evaluate_round(partner, a_metrics_request()), a_metrics_request())
         replies[name] = content.array_records["arrays"]["histogram"]
     assert replies["two"].shape == replies["none"].shape == (1, 2, 20)
     assert replies["two"].dtype == replies["none"].dtype == "float64"

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 from tests.clients.test_app import ask, file_of
-from tests.partners import a_metrics_request, a_partner, a_plan, a_request, a_shared_plan
+from tests.partners import a_join, a_metrics_request, a_partner, a_plan, a_request, a_shared_plan
 
-from pharma_fl.messages.wire import CONFIG, join_request, metrics_request, round_request
+from pharma_fl.messages.wire import CONFIG, metrics_request, round_request
 from pharma_fl.privacy.accountant import epsilon
 from pharma_fl.privacy.entries import Reserved
 from pharma_fl.privacy.ledger import Ledger
@@ -52,7 +52,7 @@ def test_what_is_outside_of_the_policy_is_refused_at_joining_and_in_the_round(tm
     partner = a_partner(tmp_path, policy=POLICY)
     plan, changes = GREEDY[wish]
     federation = changes.get("federation", "trial")
-    joined = dict(ask(file_of(tmp_path), join_request(federation, plan), "query.join").config_records[CONFIG])
+    joined = dict(ask(file_of(tmp_path), a_join(federation, plan), "query.join").config_records[CONFIG])
     assert (joined["status"], joined["code"]) == ("refused", "PFL-P20")
     refused_with(tmp_path, round_request(a_request(plan=plan, **changes)), "PFL-P20")
     assert charges(partner) == []
@@ -139,7 +139,7 @@ def test_limits_loosened_by_hand_are_refused_until_they_are_recorded(tmp_path):
 
 def test_what_the_coordinator_remembers_is_looked_for_in_every_round(tmp_path):
     partner = a_partner(tmp_path)
-    joined = ask(file_of(tmp_path), join_request("trial", a_plan()), "query.join").config_records[CONFIG]
+    joined = ask(file_of(tmp_path), a_join("trial", a_plan()), "query.join").config_records[CONFIG]
     ask(file_of(tmp_path), round_request(a_request(1, witnesses=(str(joined["ledger"]),))))
     head = Ledger.of(partner).head
     ask(file_of(tmp_path), round_request(a_request(2, witnesses=(head,))))

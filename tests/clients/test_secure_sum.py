@@ -49,7 +49,7 @@ def test_a_reply_holds_one_vector_of_whole_numbers_and_two_public_ones_and_nothi
     replies = {name: four.round(name) for name in NAMES}
     for content in replies.values():
         assert set(content) == {"arrays", "metrics", "config"}
-        assert dict(content["config"]) == {"status": "done"}
+        assert dict(content["config"]) == {"status": "done", "run": "run-1", "round": 1}
         arrays = from_arrays(content["arrays"])
         assert set(arrays) == {MASKED}
         assert (str(arrays[MASKED].dtype), tuple(arrays[MASKED].shape)) == ("torch.int32", (trunk_size(),))

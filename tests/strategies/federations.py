@@ -9,10 +9,10 @@ from pharma_fl.messages.wire import from_arrays, to_arrays
 from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.privacy.plan import propose
+from pharma_fl.strategies.checkpoints import Checkpoints
 from pharma_fl.strategies.dp_fedavg import DpFedAvg
 from pharma_fl.strategies.dp_fedsgd import DpFedSgd
 from pharma_fl.strategies.proposal import proposed_plan
-from pharma_fl.strategies.run_record import Checkpoints
 
 
 class Grid:
@@ -91,6 +91,8 @@ def a_federation(
     quorum="",
     rounds=4,
     weights=None,
+    when_missed="stop",
+    timeout=0.5,
     more="",
 ):
     roster = "\n".join(f"{name} = {(weights or {}).get(name, 1.0)}" for name in names)
@@ -111,6 +113,8 @@ def a_federation(
         expected_batch = 40.0
         [quorum]
         join_timeout_s = 1.0
+        round_timeout_s = {timeout}
+        when_missed = "{when_missed}"
         {quorum}
         {more}
         """,
@@ -119,11 +123,17 @@ def a_federation(
 
 
 def a_summing_federation(
-    names=NAMES, *, privacy="noise_multiplier = 4.0", losses=1, training="local_steps = 1", **settings
+    names=NAMES,
+    *,
+    privacy="noise_multiplier = 4.0",
+    losses=1,
+    training="local_steps = 1",
+    when_missed="skip",
+    **settings,
 ):
     """As `a_federation`, with shared noise."""
     shared = f'noise_mode = "shared"\n        tolerated_losses = {losses}\n        {privacy}'
-    return a_federation(names, privacy=shared, training=training, **settings)
+    return a_federation(names, privacy=shared, training=training, when_missed=when_missed, **settings)
 
 
 def ledger_of(folder, name):

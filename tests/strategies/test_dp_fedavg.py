@@ -56,7 +56,7 @@ def test_everything_that_is_sent_is_known(tmp_path):
         else:
             assert message.metadata.message_type == "query.join"
             assert set(message.content) == {"config"}
-            assert set(message.content["config"]) == {"federation", "plan"}
+            assert set(message.content["config"]) == {"federation", "run", "plan", "challenge"}
 
 
 def test_the_model_is_the_weighted_mean_of_the_changes(tmp_path):
@@ -207,7 +207,7 @@ def with_extra_metric(reply):
 
 
 def with_record(reply, record):
-    return _content(reply, RecordDict({"arrays": record, "config": ConfigRecord({"status": "done"})}))
+    return _content(reply, RecordDict({"arrays": record, "config": reply.content["config"]}))
 
 
 def with_bytes(reply, data):

@@ -242,7 +242,8 @@ def test_too_many_void_rounds_in_a_row_end_the_run(tmp_path):
     assert "quorum.void_rounds" in watcher.end.reason
     assert watcher.end.refused == {"south": "PFL-F13", "west": "PFL-F13"}
     assert [record.void for record in watcher.rounds] == [False, True, True]
-    assert checkpoints.latest().name == "round-0001"
+    # A void round is done, and its trunk that of the round before.
+    assert checkpoints.latest().name == "round-0003"
     stored, _ = load_weights(checkpoints.latest() / "trunk.safetensors")
     assert all(torch.equal(stored[name], value) for name, value in trunk.items())
     assert checkpoints.end() == watcher.end
@@ -327,8 +328,8 @@ def test_a_vector_of_another_form_is_dropped_and_the_others_are_summed(tmp_path,
     assert watcher.rounds[0].refused == {"north": code}
 
 
-def test_garbage_of_the_right_form_spoils_a_round_and_ends_nothing(tmp_path):
-    """A partner can always do that, as with any sum: what it sends is no more than one vector of the ring."""
+def test_garbage_of_the_right_form_makes_a_round_void_and_moves_nothing(tmp_path, caplog):
+    """Nobody can tell whose vector it was, but that no partners in order have such a sum."""
     rng = np.random.default_rng(0)
 
     def spoil(reply, number, node):
@@ -337,8 +338,10 @@ def test_garbage_of_the_right_form_spoils_a_round_and_ends_nothing(tmp_path):
         return with_vector(reply, rng.integers(-(2**31), 2**31, VALUES).astype(np.int32))
 
     watcher, _, trunk = run_sums(tmp_path, a_summing_federation(rounds=3), Grid(four(tmp_path, n=20), spoil))
-    assert (watcher.end.status, watcher.end.rounds) == ("completed", 3)
+    assert (watcher.end.status, watcher.end.rounds) == ("completed", 2)
+    assert [record.void for record in watcher.rounds] == [False, True, False]
     assert watcher.rounds[1].participants == list(NAMES)
+    assert any("more than the plan allows (PFL-F17)" in line.getMessage() for line in caplog.records)
     assert all(torch.isfinite(value).all() for value in trunk.values())
 
 
@@ -514,7 +517,7 @@ def test_everything_that_is_sent_is_known(tmp_path):
     setup = ["query.join", "query.keys", "query.shares", "query.keep"]
     assert kinds == [kind for kind in [*setup, *["train", "query.unmask"] * 2] for _ in NAMES]
     keys = {
-        "query.join": {"federation", "plan"},
+        "query.join": {"federation", "run", "plan", "challenge"},
         "query.keys": {"federation", "run", "plan"},
         "query.shares": {"run", "names", "sealing", "rounds", "signatures"},
         "query.keep": {"run", "names", "sealed"},

@@ -5,20 +5,23 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from tests.partners import a_partner, a_plan
 from tests.strategies.federations import Grid, Watcher, a_federation
 
+from pharma_fl import __version__
+from pharma_fl.messages.join import JoinAnswer, JoinRequest, join_answer
 from pharma_fl.messages.wire import CONFIG, to_arrays
 from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.privacy.plan import propose
+from pharma_fl.strategies.checkpoints import Checkpoints
 from pharma_fl.strategies.dp_fedavg import DpFedAvg
 from pharma_fl.strategies.roster import Roster, call_roster
-from pharma_fl.strategies.run_record import Checkpoints
 
 PLAN = a_plan()
-JOINED = {"status": "joined"}
+ASK = JoinRequest(federation="test", run="test-1", plan=PLAN, challenge=bytes(32))
 
 
 def said(name, **answer):
     """What the node of a partner answers."""
-    return ConfigRecord({"partner": name} | (answer or JOINED))
+    fields = {"status": "joined", "version": __version__, "plan": PLAN.digest}
+    return join_answer(JoinAnswer(partner=name, **fields | answer))
 
 
 class Nodes:
@@ -50,7 +53,7 @@ class Nodes:
             if answer is None:
                 continue
             message = self.waiting.pop(number)
-            content = answer if isinstance(answer, Error) else RecordDict({CONFIG: answer})
+            content = RecordDict({CONFIG: answer}) if isinstance(answer, ConfigRecord) else answer
             reply = Message(content, reply_to=message)
             reply.metadata.__dict__["_src_node_id"] = message.metadata.dst_node_id
             replies.append(reply)
@@ -59,7 +62,7 @@ class Nodes:
 
 def a_roster(grid, names=("east", "north")):
     federation = a_federation(names)
-    return federation, call_roster(grid, federation, PLAN)
+    return federation, call_roster(grid, federation, ASK)
 
 
 def test_a_name_follows_its_partner_to_a_new_node_when_the_old_one_is_gone():
@@ -67,8 +70,8 @@ def test_a_name_follows_its_partner_to_a_new_node_when_the_old_one_is_gone():
     federation, roster = a_roster(grid)
     assert roster.nodes == {"east": 1, "north": 2}
     del grid.connected[2]
-    grid.connected[3] = said("north", status="joined", ledger="a" * 64, affordable_rounds=1)
-    roster.refresh(grid, federation, PLAN)
+    grid.connected[3] = said("north", ledger="a" * 64, affordable_rounds=1)
+    roster.refresh(grid, federation, ASK)
     assert roster.nodes == {"east": 1, "north": 3}
     assert grid.asked == [1, 2, 3]
     # What was told at the start is what the partner's ledger must still have.
@@ -81,12 +84,12 @@ def test_a_name_whose_node_is_connected_stays(caplog):
     federation, roster = a_roster(grid)
     grid.connected[3] = said("north")
     for _ in range(3):
-        roster.refresh(grid, federation, PLAN)
+        roster.refresh(grid, federation, ASK)
         assert roster.nodes == {"east": 1, "north": 2}
     assert [r.levelname for r in caplog.records if "Node 3 is ignored" in r.getMessage()] == ["WARNING"]
     # Flower counts a killed node as connected for a while; by then the new one has said who it is.
     del grid.connected[2]
-    roster.refresh(grid, federation, PLAN)
+    roster.refresh(grid, federation, ASK)
     assert roster.nodes == {"east": 1, "north": 3}
     assert grid.asked == [1, 2, 3]
 
@@ -96,7 +99,7 @@ def test_a_partner_that_came_back_during_the_call_is_not_lost():
     federation, roster = a_roster(grid)
     assert roster.nodes == {"east": 1}
     del grid.connected[1]
-    roster.refresh(grid, federation, PLAN)
+    roster.refresh(grid, federation, ASK)
     assert roster.nodes == {"east": 2}
 
 
@@ -105,7 +108,7 @@ def test_who_takes_part_is_fixed():
     grid.connected[2] = said("north", status="refused", code="PFL-P20")
     federation, roster = a_roster(grid, ("east", "north", "south"))
     grid.connected = {1: said("east"), 3: said("north"), 4: said("south"), 5: said("stranger"), 6: said("")}
-    roster.refresh(grid, federation, PLAN)
+    roster.refresh(grid, federation, ASK)
     assert roster.nodes == {"east": 1}
     assert roster.refused == {"north": "PFL-P20"}
 
@@ -116,10 +119,10 @@ def test_a_node_that_is_silent_holds_nobody_up_and_is_heard_later():
     del grid.connected[2]
     grid.connected[3] = None
     for _ in range(3):
-        roster.refresh(grid, federation, PLAN)
+        roster.refresh(grid, federation, ASK)
         assert roster.nodes == {"east": 1, "north": 2}
     grid.connected[3] = said("north")
-    roster.refresh(grid, federation, PLAN)
+    roster.refresh(grid, federation, ASK)
     assert roster.nodes == {"east": 1, "north": 3}
     assert grid.asked == [1, 2, 3]
 
@@ -128,20 +131,20 @@ def test_of_several_nodes_the_youngest_that_is_connected_has_the_name():
     grid = Nodes(n1="east")
     federation, roster = a_roster(grid, ("east",))
     grid.connected |= {2: said("east"), 3: said("east")}
-    roster.refresh(grid, federation, PLAN)
+    roster.refresh(grid, federation, ASK)
     del grid.connected[1]
-    roster.refresh(grid, federation, PLAN)
+    roster.refresh(grid, federation, ASK)
     assert roster.nodes == {"east": 3}
     # A node that Flower lost sight of may come back under its old id.
     del grid.connected[3]
     grid.connected[1] = said("east")
-    roster.refresh(grid, federation, PLAN)
+    roster.refresh(grid, federation, ASK)
     assert roster.nodes == {"east": 2}
     del grid.connected[2]
-    roster.refresh(grid, federation, PLAN)
+    roster.refresh(grid, federation, ASK)
     assert roster.nodes == {"east": 1}
     del grid.connected[1]
-    roster.refresh(grid, federation, PLAN)
+    roster.refresh(grid, federation, ASK)
     assert roster.nodes == {"east": 1}
 
 
@@ -150,7 +153,7 @@ def test_a_node_that_refuses_to_go_on_does_not_take_the_name_over(caplog):
     federation, roster = a_roster(grid)
     del grid.connected[2]
     grid.connected[3] = said("north", status="refused", code="PFL-P20")
-    roster.refresh(grid, federation, PLAN)
+    roster.refresh(grid, federation, ASK)
     assert roster.nodes == {"east": 1, "north": 2}
     assert any("refuses to go on (PFL-P20)" in r.getMessage() for r in caplog.records)
 
@@ -176,7 +179,7 @@ def test_no_answer_can_fail_a_round_or_be_taken_for_another(junk):
     del grid.connected[1]
     grid.connected |= {3: junk, 4: said("east")}
     for _ in range(3):
-        roster.refresh(grid, federation, PLAN)
+        roster.refresh(grid, federation, ASK)
     assert roster.nodes == {"east": 4, "north": 2}
     assert grid.asked == [1, 2, 3, 4]
 
@@ -188,7 +191,7 @@ def test_a_question_that_no_node_can_get_is_forgotten():
 
     grid = Deaf(n1="east")
     roster = Roster()
-    roster.refresh(grid, a_federation(("east",)), PLAN)
+    roster.refresh(grid, a_federation(("east",)), ASK)
     assert roster.nodes == {}
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from pharma_fl.config import Federation
 from pharma_fl.privacy.plan import propose
-from pharma_fl.strategies.run_record import Checkpoints, RoundRecord, RunEnd
+from pharma_fl.strategies.checkpoints import Checkpoints, RunState
+from pharma_fl.strategies.run_record import RoundRecord, RunEnd
 from pharma_fl.tracking import mlflow_observer
 from pharma_fl.tracking.mlflow_observer import MlflowObserver, attach_artifacts, tracking_uri
 
@@ -35,7 +36,7 @@ def a_record(number):
 
 def watch(folder, observer, rounds=2):
     checkpoints = Checkpoints(folder)
-    checkpoints.save(0, {}, PLAN, run="r")
+    checkpoints.save(RunState(run="r", round=0, agreed="", plan=PLAN, trunk={}))
     observer.run_started(FEDERATION, PLAN, folder)
     for number in range(1, rounds + 1):
         observer.round_finished(a_record(number))

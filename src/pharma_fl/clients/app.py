@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from pharma_fl import __version__
 from pharma_fl.clients.audit import write_audit
+from pharma_fl.clients.join import join_run
 from pharma_fl.clients.secure_sum import keep_shares, keys_of_run, shares_of_run, unmask_round
 from pharma_fl.config import Partner, partner_file
-from pharma_fl.errors import PolicyViolation
+from pharma_fl.messages.join import join_answer, read_join_request
 from pharma_fl.messages.secure_sum import (
     KEEP,
     KEYS,
@@ -29,14 +29,11 @@ from pharma_fl.messages.secure_sum import (
 from pharma_fl.messages.wire import (
     CONFIG,
     metrics_reply,
-    read_join_request,
     read_metrics_request,
     read_round_request,
     refusal,
     round_reply,
 )
-from pharma_fl.privacy.ledger import Ledger
-from pharma_fl.privacy.policy import check_policy
 
 app = ClientApp()
 
@@ -44,7 +41,7 @@ app = ClientApp()
 @app.query("join")
 def join(message: Message, context: Context) -> Message:
     """Say who this partner is, and whether its policy allows the proposed plan."""
-    return _answer(message, context, lambda partner: _join(partner, message.content))
+    return _answer(message, context, lambda partner: join_answer(join_run(partner, read_join_request(message.content))))
 
 
 @app.train()
@@ -98,13 +95,15 @@ def _keep(partner: Partner, content: RecordDict) -> RecordDict:
 def _train(partner: Partner, content: RecordDict) -> RecordDict:
     from pharma_fl.clients.train import train_round  # noqa: PLC0415 - as said above
 
-    return round_reply(train_round(partner, read_round_request(content)))
+    request = read_round_request(content)
+    return round_reply(train_round(partner, request), request)
 
 
 def _evaluate(partner: Partner, content: RecordDict) -> RecordDict:
     from pharma_fl.clients.evaluate import evaluate_round  # noqa: PLC0415 - as said above
 
-    return metrics_reply(evaluate_round(partner, read_metrics_request(content)))
+    request = read_metrics_request(content)
+    return metrics_reply(evaluate_round(partner, request), request)
 
 
 def _answer(message: Message, context: Context, act: Callable[[Partner], RecordDict]) -> Message:
@@ -126,20 +125,3 @@ def _audited(partner: Partner, message: Message, act: Callable[[Partner], Record
         raise
     write_audit(log, event="answered", asked=asked, status=content.config_records[CONFIG]["status"])
     return content
-
-
-def _join(partner: Partner, content: RecordDict) -> RecordDict:
-    answer = ConfigRecord({"status": "joined", "partner": partner.name, "version": __version__})
-    federation, plan = read_join_request(content)
-    try:
-        check_policy(plan, partner.policy, partner.budget, federation=federation)
-    except PolicyViolation as error:
-        answer.update(refusal(error).config_records[CONFIG])
-        return RecordDict({CONFIG: answer})
-    ledger = Ledger.of(partner)
-    # A bare hash, so that the coordinator can notice a ledger that went back.
-    answer["ledger"] = ledger.head
-    if partner.policy.report_budget:
-        least = 1.0 if plan.noise_mode == "local" else partner.policy.min_contribution
-        answer["affordable_rounds"] = ledger.affordable_rounds(plan, partner.budget, contribution=least)
-    return RecordDict({CONFIG: answer})

@@ -1,4 +1,4 @@
-"""How the two sides reach each other: a coordinator's SuperLink, and a partner's SuperNode. Simulations have neither."""
+"""How the two sides reach each other: the coordinator's SuperLink, a partner's SuperNode. Simulations have neither."""
 
 from __future__ import annotations
 

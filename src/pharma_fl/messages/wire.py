@@ -40,19 +40,6 @@ def from_arrays(record: ArrayRecord) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}
 
 
-def join_request(federation: str, plan: PrivacyPlan) -> RecordDict:
-    """Ask a node who it is and whether its policy allows the plan."""
-    return RecordDict({CONFIG: ConfigRecord({"federation": federation, "plan": plan.model_dump_json()})})
-
-
-def read_join_request(content: RecordDict) -> tuple[str, PrivacyPlan]:
-    """Read federation and plan of a join request."""
-    federation = config_of(content, {"federation", "plan"})["federation"]
-    if not isinstance(federation, str) or not NAME.fullmatch(federation):
-        raise FederationError("PFL-F01", "The join request names the federation wrongly.")
-    return federation, settings_of(content, "plan", PrivacyPlan)
-
-
 def round_request(request: RoundRequest) -> RecordDict:
     """Pack a round for one partner."""
     return RecordDict(
@@ -90,9 +77,9 @@ def read_round_request(content: RecordDict) -> RoundRequest:
     )
 
 
-def round_reply(reply: RoundReply) -> RecordDict:
-    """Pack all that leaves the partner after a round."""
-    content = RecordDict({ARRAYS: to_arrays(reply.released), CONFIG: ConfigRecord({"status": "done"})})
+def round_reply(reply: RoundReply, request: RoundRequest) -> RecordDict:
+    """Pack all that leaves the partner after a round, with the run and round that it is of."""
+    content = RecordDict({ARRAYS: to_arrays(reply.released), CONFIG: done(request.run, request.round)})
     if reply.epsilon_spent is not None and reply.epsilon_left is not None:
         content[METRICS] = MetricRecord({"epsilon_spent": reply.epsilon_spent, "epsilon_left": reply.epsilon_left})
     return content
@@ -124,9 +111,14 @@ def read_metrics_request(content: RecordDict) -> MetricsRequest:
     return MetricsRequest(evaluation=settings_of(content, "evaluation", EvaluationSettings), **facts)
 
 
-def metrics_reply(reply: MetricsReply) -> RecordDict:
-    """Pack all that leaves the partner when it is asked for metrics."""
-    return RecordDict({ARRAYS: to_arrays({HISTOGRAM: reply.histogram}), CONFIG: ConfigRecord({"status": "done"})})
+def metrics_reply(reply: MetricsReply, request: MetricsRequest) -> RecordDict:
+    """Pack all that leaves the partner when it is asked for metrics, with the run and round that they are of."""
+    return RecordDict({ARRAYS: to_arrays({HISTOGRAM: reply.histogram}), CONFIG: done(request.run, request.round)})
+
+
+def done(run: str, number: int) -> ConfigRecord:
+    """Return what a reply says of itself, so that one of another run or round is known as such."""
+    return ConfigRecord({"status": "done", "run": run, "round": number})
 
 
 def refusal(error: BaseException) -> RecordDict:

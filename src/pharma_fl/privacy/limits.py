@@ -18,7 +18,7 @@ _MORE_IS_TIGHTER: _Keys = {
     "policy": ("min_noise_multiplier", "min_metrics_noise_multiplier", "min_tolerated_colluders")
 }
 _NO_IS_TIGHTER: _Keys = {"policy": ("report_budget", "allow_unprotected")}
-_FEWER_IS_TIGHTER: _Keys = {"policy": ("federations", "actions")}
+_FEWER_IS_TIGHTER: _Keys = {"policy": ("federations", "plans", "actions")}
 
 
 def limits_of(budget: BudgetSettings, policy: PolicySettings) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Annotated, Literal, Self
 
@@ -154,6 +155,11 @@ class PrivacyPlan(Settings):
         if self.rounds * self.steps_per_round > MOST_STEPS:
             raise ValueError(f"expected rounds * steps_per_round <= {MOST_STEPS:,}")
         return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it but `contributors`, by which a partner approves a plan: who joins is known later."""
+        return hashlib.sha256(self.model_dump_json(exclude={"contributors"}).encode()).hexdigest()
 
     @property
     def protected(self) -> bool:

@@ -34,6 +34,8 @@ def check_policy(plan: PrivacyPlan, policy: PolicySettings, budget: BudgetSettin
     ):
         if value > most:
             broken.append(f"{name} {value:g} > policy.{limit} {most:g}")
+    if policy.plans is not None and plan.digest not in policy.plans:
+        broken.append(f"plan {plan.digest} is not in policy.plans")
     if budget.unit == "series" and plan.protected and plan.unit != "series":
         broken.append('privacy.unit = "compound", but budget.unit is "series"')
     _refuse(broken)

@@ -11,9 +11,13 @@ from flwr.app import ConfigRecord, Message
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pharma_fl.config import TrainingSettings
 from pharma_fl.messages.rounds import MASKED
 from pharma_fl.messages.wire import ARRAYS, CONFIG, HISTOGRAM, METRICS, from_arrays
 from pharma_fl.model.weights import check_shapes
+from pharma_fl.privacy.plan import PrivacyPlan
+from pharma_fl.strategies.asking import ALIVE
+from pharma_fl.strategies.server_optimizer import norm
 
 Vector = NDArray[np.int32] | NDArray[np.int64]
 
@@ -21,6 +25,10 @@ _CODE = re.compile(r"PFL-[A-Z]\d\d")
 _METRICS = {"epsilon_spent", "epsilon_left"}
 # Finite changes could still add up to an infinite trunk. No training moves a weight so far.
 _LARGEST_CHANGE = 1e6
+_LARGEST_SAMPLE = 8
+"""Expected batches."""
+BAD = {"PFL-F11", "PFL-F12", "PFL-F17", "PFL-F18"}
+"""Codes of replies that no partner in order sends. Who sends several is left out."""
 # As many compounds as there are anywhere, at the largest clip and noise that can be asked for.
 _LARGEST_COUNT = 1e18
 
@@ -44,46 +52,107 @@ class Answer:
     metrics: dict[str, float]
 
 
-def read_answer(message: Message, trunk: dict[str, Tensor]) -> Answer:
-    """Check a reply against the trunk that was sent: records, names, shapes, dtype, finiteness, size."""
-    code = _no_answer(message, {ARRAYS, METRICS, CONFIG})
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a reply has to be of.
+
+    Attributes
+    ----------
+    run : str
+        The run.
+    round : int
+        The round.
+    largest_norm : float
+        What a partner that keeps to the plan does not exceed; see `largest_norm`.
+    """
+
+    run: str
+    round: int
+    largest_norm: float = math.inf
+
+
+def largest_norm(plan: PrivacyPlan, training: TrainingSettings, values: int) -> float:
+    """Return the largest norm of a round's change of the trunk that the plan allows.
+
+    Each step moves the trunk by the learning rate over the expected batch, times clipped gradients and noise. A sample
+    of as many as `_LARGEST_SAMPLE` expected batches is allowed for, so that no partner with many compounds is dropped:
+    how many it has is not the coordinator's to know. The noise's norm exceeds the square root of `values`, in standard
+    deviations, by 8 less than once in 10^14 times. Without protection there is no bound. Under an adaptive clip the
+    norm may have grown in each step so far as it can.
+
+    Parameters
+    ----------
+    plan : PrivacyPlan
+        With ``noise_mode = "local"``.
+    training : TrainingSettings
+        For the learning rate.
+    values : int
+        Parameters of the trunk.
+    """
+    if not plan.protected:
+        return math.inf
+    clip = plan.clipping_norm
+    if plan.clipping == "adaptive":
+        clip *= min(math.exp(min(2 * plan.clip_learning_rate * plan.rounds * plan.steps_per_round, 60.0)), 1e3)
+    noise = plan.multipliers[0] * (math.sqrt(values) + 8.0)
+    step = training.trunk_learning_rate / plan.expected_batch * clip * (_LARGEST_SAMPLE * plan.expected_batch + noise)
+    return 1.01 * plan.steps_per_round * step
+
+
+def largest_sum(plan: PrivacyPlan) -> float:
+    """Return the largest norm of a secure sum, of all partners' clipped gradients and noise, that the plan allows.
+
+    As `largest_norm`, of as many samples as there are contributors, with the noise of all shares together.
+    """
+    shared = plan.shared
+    noise = shared.share_std * shared.grid * math.sqrt(plan.contributors) * (math.sqrt(plan.summed_values) + 8.0)
+    return 1.01 * (plan.contributors * _LARGEST_SAMPLE * plan.expected_batch * plan.clipping_norm + noise)
+
+
+def read_answer(message: Message, trunk: dict[str, Tensor], wanted: Wanted) -> Answer:
+    """Check a reply against the trunk that was sent: records, run, round, names, shapes, dtype, finiteness, norm."""
+    code = _no_answer(message, {ARRAYS, METRICS, CONFIG}, wanted)
     if code:
-        return _dropped(code)
+        return dropped(code)
     metrics = _metrics(message)
     if metrics is None:
-        return _dropped("PFL-F11")
+        return dropped("PFL-F11")
     try:
         change = from_arrays(message.content.array_records[ARRAYS])
         check_shapes(trunk, change, place="A partner's reply")
     except Exception:  # noqa: BLE001 - the bytes are the partner's, and so is the exception that reading them meets
-        return _dropped("PFL-F12")
+        return dropped("PFL-F12")
     if any(value.abs().max() > _LARGEST_CHANGE for value in change.values() if value.numel()):
-        return _dropped("PFL-F12")
+        return dropped("PFL-F12")
+    if norm(change) > wanted.largest_norm:
+        return dropped("PFL-F17")
     return Answer(released=change, code="", metrics=metrics)
 
 
-def read_masked(message: Message, *, values: int, dtype: np.dtype[np.signedinteger]) -> tuple[Answer, Vector | None]:
-    """Check a reply under shared noise: records, name, dtype and size. What it holds nobody can judge by itself.
+def read_masked(
+    message: Message, wanted: Wanted, *, values: int, dtype: np.dtype[np.signedinteger]
+) -> tuple[Answer, Vector | None]:
+    """Check a reply under shared noise: records, run, round, name, dtype, size. What it holds nobody can judge alone.
 
     Returns
     -------
     tuple
         The answer, and the masked vector, int32 or int64 (values,), or None.
     """
-    code, metrics = _no_answer(message, {ARRAYS, METRICS, CONFIG}), _metrics(message)
+    code, metrics = _no_answer(message, {ARRAYS, METRICS, CONFIG}, wanted), _metrics(message)
     if code or metrics is None:
-        return _dropped(code or "PFL-F11"), None
+        return dropped(code or "PFL-F11"), None
     try:
         arrays = {name: array.numpy() for name, array in message.content.array_records[ARRAYS].items()}
     except Exception:  # noqa: BLE001 - as in read_answer
-        return _dropped("PFL-F12"), None
+        return dropped("PFL-F12"), None
     vector = arrays.get(MASKED)
     if vector is None or len(arrays) > 1 or vector.dtype != dtype or vector.shape != (values,):
-        return _dropped("PFL-F12"), None
+        return dropped("PFL-F12"), None
     return Answer(released={}, code="", metrics=metrics), vector
 
 
-def read_histogram(message: Message, shape: tuple[int, ...]) -> tuple[NDArray[np.float64] | None, str]:
+def read_histogram(message: Message, shape: tuple[int, ...], wanted: Wanted) -> tuple[NDArray[np.float64] | None, str]:
     """Check a reply with noised metrics against the shape that was asked for: records, name, dtype, finiteness, size.
 
     Returns
@@ -91,7 +160,7 @@ def read_histogram(message: Message, shape: tuple[int, ...]) -> tuple[NDArray[np
     tuple
         The counts, float64 of that shape, or None; and a code, empty for a good reply.
     """
-    code = _no_answer(message, {ARRAYS, CONFIG})
+    code = _no_answer(message, {ARRAYS, CONFIG}, wanted)
     if code:
         return None, code
     try:
@@ -109,19 +178,34 @@ def read_histogram(message: Message, shape: tuple[int, ...]) -> tuple[NDArray[np
 def code_of(config: ConfigRecord) -> str:
     """Return the code of a refusal; what is not one of ours becomes ``PFL-X00``."""
     code = config.get("code")
-    return code if isinstance(code, str) and _CODE.fullmatch(code) else "PFL-X00"
+    return str(code) if is_code(code) else "PFL-X00"
 
 
-def _no_answer(message: Message, records: set[str]) -> str:
-    """Say why a reply is none: Flower's error, a refusal, or other records than were agreed; empty for one that is."""
+def is_code(value: object) -> bool:
+    """Whether a partner's word can be one of our codes."""
+    return isinstance(value, str) and _CODE.fullmatch(value) is not None
+
+
+def refusal_of(message: Message) -> str:
+    """Return why a partner answers nothing: Flower's error, or its own refusal; empty where it does answer."""
     if message.has_error():
-        return "PFL-F10"
+        return "PFL-F10" if message.error.code in ALIVE else "PFL-F13"
+    config = message.content.config_records.get(CONFIG)
+    return code_of(config) if config is not None and config.get("status") == "refused" else ""
+
+
+def _no_answer(message: Message, records: set[str], wanted: Wanted) -> str:
+    """Say why a reply is none: a refusal, other records than were agreed, another round's; empty for one that is."""
+    code = refusal_of(message)
+    if code:
+        return code
     content = message.content
     config = content.config_records.get(CONFIG)
-    if config is not None and config.get("status") == "refused":
-        return code_of(config)
-    agreed = config is not None and dict(config) == {"status": "done"} and ARRAYS in content.array_records
-    return "" if agreed and not set(content) - records else "PFL-F11"
+    if config is None or config.get("status") != "done" or set(config) != {"status", "run", "round"}:
+        return "PFL-F11"
+    if ARRAYS not in content.array_records or set(content) - records:
+        return "PFL-F11"
+    return "" if (config["run"], config["round"]) == (wanted.run, wanted.round) else "PFL-F18"
 
 
 def _metrics(message: Message) -> dict[str, float] | None:
@@ -133,5 +217,6 @@ def _metrics(message: Message) -> dict[str, float] | None:
     return good if good.keys() == found.keys() and not set(found) - _METRICS else None
 
 
-def _dropped(code: str) -> Answer:
+def dropped(code: str) -> Answer:
+    """Return the answer of a reply that cannot be used."""
     return Answer(released=None, code=code, metrics={})

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from pydantic import ValidationError
 from torch import Tensor
 
 from pharma_fl.errors import FederationError
-from pharma_fl.messages.wire import to_arrays
 from pharma_fl.privacy.plan import PrivacyPlan
-from pharma_fl.strategies.boundary import read_masked
+from pharma_fl.secagg.opening import Opening
+from pharma_fl.strategies.asking import Inquiry
+from pharma_fl.strategies.boundary import Answer, Wanted, dropped, largest_sum, read_masked
+from pharma_fl.strategies.checkpoints import RunState
 from pharma_fl.strategies.dp_fedavg import DpFedAvg
 from pharma_fl.strategies.run_record import RunEnd
 from pharma_fl.strategies.secure_sum import SecureSum
-from pharma_fl.strategies.server_optimizer import ServerOptimizer, norm
 
 _LOG = logging.getLogger("flwr")  # beside Flower's own strategies
 
@@ -41,10 +43,9 @@ class DpFedSgd(DpFedAvg):
     """
 
     _sums: SecureSum
-    _grid: Grid
+    _opening: Opening
+    _settled: frozenset[str] | set[str] = frozenset()
     _timeout: float
-    _void_in_a_row = 0
-    _why_void = ""
 
     def summary(self) -> None:
         """Log the configuration of the strategy."""
@@ -63,42 +64,45 @@ class DpFedSgd(DpFedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return one message for each partner of the roster."""
-        self._grid, self._evaluation = grid, None  # a void round is not evaluated
+        """Return one message for each partner that is there."""
+        self._opening = self._sums.opening(server_round)
+        self._settled = self.checkpoints.survivors(self.run, server_round)
         return super().configure_train(server_round, arrays, config, grid)
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Open the sum of the good replies and step the trunk; None where it cannot be opened."""
-        names = {node: name for name, node in self.roster.nodes.items()}
-        opening, terms = self._sums.opening(server_round), self._sums.terms
-        self._answers = {}
-        for reply in replies:
-            name = names.get(reply.metadata.src_node_id)
-            if name is not None and name not in self._answers:
-                self._answers[name], vector = read_masked(reply, values=terms.values, dtype=terms.dtype)
-                if vector is not None:
-                    opening.add(name, vector)
-        for name in sorted(self.roster.nodes.keys() - opening.survivors):
-            _LOG.warning("Round %d: no vector of %s (%s).", server_round, name, self._code(name))
-        if len(opening.survivors) < terms.threshold:
-            self._why_void = f"{len(opening.survivors)} vectors came where {terms.threshold} open a sum."
-            return None, None
-        unmaskings = self._sums.unmaskings(self._grid, server_round, opening.survivors, self._timeout)
+    @property
+    def _needed(self) -> int:
+        """Fewest vectors that open a sum; all of those that it was asked for before."""
+        return len(self._settled) or self._sums.terms.threshold
+
+    def _read(self, name: str, reply: Message, wanted: Wanted) -> Answer:
+        """Check a masked vector, and keep it for the sum."""
+        terms = self._sums.terms
+        if self._settled and name not in self._settled:
+            # The others were asked to open a sum without it, before the coordinator was killed.
+            return dropped("PFL-F13")
+        answer, vector = read_masked(reply, wanted, values=terms.values, dtype=terms.dtype)
+        if vector is not None:
+            self._opening.add(name, vector)
+        return answer
+
+    def _change(self, server_round: int) -> dict[str, Tensor] | None:
+        """Open the sum, and return what the trunk shall move by; None where it cannot be opened or is too large."""
+        survivors = self._opening.survivors
+        self.checkpoints.settle_survivors(self.run, server_round, survivors)
         try:
-            total = opening.opened(unmaskings)
+            total = self._opening.opened(self._sums.unmaskings(server_round, survivors, self._timeout))
         except FederationError as error:
             self._why_void = str(error)
-            return None, None
-        change = self._change(torch.from_numpy(self.plan.shared.values_of(total)))
-        if self._optimizer is None:
-            self._optimizer = ServerOptimizer(self._trunk, self.federation.training)
-        self._optimizer.step(change)
-        self._void_in_a_row = 0
-        return to_arrays(self._optimizer.trunk), MetricRecord({"change_norm": norm(change)})
+            return None
+        values = torch.from_numpy(self.plan.shared.values_of(total))
+        largest = largest_sum(self.plan)
+        if float(torch.linalg.vector_norm(values)) > largest:
+            # Nobody can tell whose it was, but it need not move the trunk.
+            self._why_void = f"The sum's norm exceeds {largest:g}, more than the plan allows (PFL-F17)."
+            return None
+        return self._moved_by(values)
 
-    def _change(self, total: Tensor) -> dict[str, Tensor]:
+    def _moved_by(self, total: Tensor) -> dict[str, Tensor]:
         """Return what the trunk shall move by, from the sum of all partners' clipped gradients."""
         rate = self.federation.training.trunk_learning_rate / (self.plan.expected_batch * self.plan.contributors)
         parts = {name: self._trunk[name].numel() for name in sorted(self._trunk)}
@@ -109,9 +113,16 @@ class DpFedSgd(DpFedAvg):
         """Return the array payload of a good reply: one integer of the ring for each value."""
         return self._sums.terms.values * self._sums.terms.dtype.itemsize
 
+    def _secure_sum(self, grid: Grid, timeout: float) -> SecureSum:
+        self._timeout = timeout
+
+        def inquire(kind: str, questions: dict[str, RecordDict], seconds: float) -> Inquiry:
+            return self._inquiry(grid, kind, questions, seconds)
+
+        return SecureSum(self.federation.name, self.run, self.plan, inquire)
+
     def _set_up(self, grid: Grid, timeout: float) -> RunEnd | None:
         """Fix who contributes, and let them agree on keys."""
-        self._timeout = timeout
         joined = len(self.roster.nodes)
         if joined < self.plan.contributors:
             _LOG.warning("%d of %d partners joined: their shares of the noise grow.", joined, self.plan.contributors)
@@ -119,33 +130,22 @@ class DpFedSgd(DpFedAvg):
                 self.plan = PrivacyPlan.model_validate(self.plan.model_dump() | {"contributors": joined})
             except ValidationError as error:
                 said = error.errors()[0]["msg"].removeprefix("Value error, ")
-                return self._ended(f"{joined} partners are too few for the plan: {said}.")
-        self._sums = SecureSum(self.federation.name, self.run, self.plan, self.roster.nodes)
-        refused = self._sums.set_up(grid, timeout)
+                return self._answers.stopped(f"{joined} partners are too few for the plan: {said}.", rounds=0)
+        self._sums = self._secure_sum(grid, timeout)
+        refused = self._sums.set_up(sorted(self.roster.nodes), timeout)
         if not refused:
             return None
-        self.roster.refused |= refused
-        for name in refused:
-            del self.roster.nodes[name]
+        for name, code in refused.items():
+            self.roster.drop(name, code)
         said = ", ".join(f"{name} ({code})" for name, code in sorted(refused.items()))
-        return self._ended(f"The secure sum could not be set up; partners that did not take part: {said}.")
-
-    def _failed(self, server_round: int, good: int, seconds: float) -> RunEnd | None:
-        """Let a void round pass, but not too many in a row."""
-        del good
-        self._void_in_a_row += 1
-        self._tell(self._record(server_round, MetricRecord({"change_norm": 0.0}), seconds, void=True))
-        if self._void_in_a_row <= self.federation.quorum.void_rounds:
-            _LOG.warning("Round %d is void, the trunk stays as it was. %s", server_round, self._why_void)
-            return None
-        return self._ended(
-            f"{self._void_in_a_row} rounds in a row were void (federation.toml: quorum.void_rounds). {self._why_void}"
+        return self._answers.stopped(
+            f"The secure sum could not be set up; partners that did not take part: {said}.", rounds=0
         )
 
-    def _ended(self, reason: str) -> RunEnd:
-        return RunEnd(
-            status="stopped",
-            rounds=self._rounds_done,
-            reason=f"{reason} The model of the last good round stands.",
-            refused=self._refused(),
-        )
+    def _set_up_again(self, grid: Grid, timeout: float, begun: RunState) -> None:
+        """Take up the keys that the partners agreed on."""
+        self._sums = self._secure_sum(grid, timeout)
+        self._sums.resume(begun.secure_sum)
+
+    def _secure_sum_state(self) -> dict[str, Any]:
+        return self._sums.state if hasattr(self, "_sums") else {}

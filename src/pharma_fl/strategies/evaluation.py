@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-from flwr.app import Message, MessageType, MetricRecord
+from flwr.app import MetricRecord, RecordDict
+from numpy.typing import NDArray
 
 from pharma_fl.messages.metrics import MetricsRequest
 from pharma_fl.messages.wire import metrics_request
-from pharma_fl.strategies.boundary import read_histogram
+from pharma_fl.strategies.asking import Reply
+from pharma_fl.strategies.boundary import Wanted, read_histogram
+from pharma_fl.strategies.ledger_heads import Witnesses
 from pharma_fl.strategies.noised_metrics import POOLED, noised_areas
 
 _LOG = logging.getLogger("flwr")  # beside Flower's own strategies
@@ -25,8 +28,8 @@ class Evaluation:
     ----------
     request : MetricsRequest
         The question.
-    nodes : mapping
-        Flower node id of each partner that is asked, by name.
+    names : iterable of str
+        Partners that are asked.
 
     Attributes
     ----------
@@ -38,48 +41,43 @@ class Evaluation:
         As `noised_areas`, of the sum of all counts.
     """
 
-    def __init__(self, request: MetricsRequest, nodes: Mapping[str, int]) -> None:
-        self._request, self._nodes = request, dict(nodes)
+    def __init__(self, request: MetricsRequest, names: Iterable[str]) -> None:
+        self._request = request
+        self._counts: dict[str, NDArray[np.float64]] = {}
         self.evaluated: list[str] = []
-        self.refused = dict.fromkeys(self._nodes, "PFL-F13")
+        self.refused = dict.fromkeys(names, "PFL-F13")
         self.areas: dict[str, dict[str, float]] = {}
 
-    def messages(self, witnesses: Mapping[str, tuple[str, ...]], *, lifetime_s: float) -> list[Message]:
-        """Return one message for each partner, with what the coordinator remembers of its ledger.
+    def questions(self, witnesses: Witnesses) -> dict[str, RecordDict]:
+        """Return what to ask each partner, with what the coordinator remembers of its ledger."""
+        return {name: metrics_request(replace(self._request, witnesses=witnesses.of(name))) for name in self.refused}
 
-        After its lifetime a message is not delivered any more: it would be charged, and not be waited for.
-        """
-        return [
-            Message(
-                metrics_request(replace(self._request, witnesses=witnesses.get(name, ()))),
-                dst_node_id=node,
-                message_type=MessageType.EVALUATE,
-                ttl=lifetime_s,
-            )
-            for name, node in self._nodes.items()
-        ]
+    def take(self, name: str, reply: Reply) -> bool:
+        """Take a partner's reply, and say whether it is good. Of several the first counts."""
+        if name not in self.refused or name in self._counts:
+            return False
+        found, code = None, "PFL-F11"
+        if not isinstance(reply, Exception):
+            wanted = Wanted(run=self._request.run, round=self._request.round)
+            found, code = read_histogram(reply, self._request.shape, wanted)
+        if found is None:
+            self.refused[name] = code
+            return False
+        self._counts[name] = found
+        return True
 
-    def take(self, replies: Iterable[Message]) -> MetricRecord | None:
-        """Take the good replies; return the metric of all tasks together, or None where its noise is too large."""
-        names, counts = {node: name for name, node in self._nodes.items()}, {}
-        for reply in replies:
-            # Of several replies the first counts.
-            name = names.pop(reply.metadata.src_node_id, None)
-            if name is None:
-                continue
-            found, code = read_histogram(reply, self._request.shape)
-            if found is None:
-                self.refused[name] = code
-            else:
-                counts[name] = found
-                del self.refused[name]
+    def result(self) -> MetricRecord | None:
+        """Add up what came; return the metric of all tasks together, or None where its noise is too large."""
+        for name in self._counts:
+            self.refused.pop(name, None)
         for name, code in sorted(self.refused.items()):
             _LOG.warning("Round %d: no metrics of %s (%s).", self._request.round, name, code)
-        self.evaluated = sorted(counts)
-        if counts:
+        self.evaluated = sorted(self._counts)
+        if self._counts:
             wanted = self._request.evaluation
-            std = wanted.noise_multiplier * wanted.clipping_norm * math.sqrt(len(counts))
-            self.areas = noised_areas(np.sum(list(counts.values()), axis=0), self._request.model.catalogue, std=std)
+            std = wanted.noise_multiplier * wanted.clipping_norm * math.sqrt(len(self._counts))
+            total = np.sum(list(self._counts.values()), axis=0)
+            self.areas = noised_areas(total, self._request.model.catalogue, std=std)
         if POOLED not in self.areas:
             return None
         pooled = self.areas[POOLED]

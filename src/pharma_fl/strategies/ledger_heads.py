@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pharma_fl.atomic import write_atomic
@@ -47,3 +47,32 @@ class LedgerHeads:
         """Remember heads beside those of partners that said nothing this time."""
         whole = self.load() | dict(heads)
         write_atomic(self._path, (json.dumps(whole, indent=2, sort_keys=True) + "\n").encode())
+
+
+class Witnesses:
+    """What each partner's ledger must still have: what it told in this run, and before.
+
+    Parameters
+    ----------
+    heads : LedgerHeads or None
+        What was told in earlier runs, where that is kept.
+    told : mapping
+        Hash of each partner's ledger at joining, by name.
+    """
+
+    def __init__(self, heads: LedgerHeads | None, told: Mapping[str, str]) -> None:
+        self._heads, self._told = heads, told
+        self._before = heads.load() if heads else {}
+
+    def of(self, name: str) -> tuple[str, ...]:
+        """Return the hashes that a partner is to check in every round."""
+        return tuple(dict.fromkeys(known[name] for known in (self._before, self._told) if name in known))
+
+    def remember(self, names: Iterable[str]) -> None:
+        """Keep for later runs what partners told that have taken part, and so have found what they told before.
+
+        What a ledger says that went back must not take the place of what is known of it.
+        """
+        told = {name: self._told[name] for name in names if name in self._told}
+        if self._heads and told.items() - self._heads.load().items():
+            self._heads.save(told)

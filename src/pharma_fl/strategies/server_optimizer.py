@@ -34,6 +34,24 @@ class ServerOptimizer:
         """A copy of the current trunk."""
         return {name: value.detach().clone() for name, value in self._parameters.items()}
 
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What the next step depends on besides the trunk, by ``parameter/quantity``; empty before the first step."""
+        return {
+            f"{name}/{quantity}": torch.as_tensor(value).detach().clone()
+            for name, parameter in self._parameters.items()
+            for quantity, value in self._optimizer.state[parameter].items()
+            if value is not None
+        }
+
+    def resume(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state`, bit for bit."""
+        for name, parameter in self._parameters.items():
+            prefix = f"{name}/"
+            own = {key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)}
+            if own:
+                self._optimizer.state[parameter] = own
+
     def step(self, mean_change: dict[str, Tensor]) -> None:
         """Move the trunk along the mean change."""
         for name, parameter in self._parameters.items():

@@ -15,7 +15,8 @@ from pharma_fl.config import Federation
 from pharma_fl.config.locate import FEDERATION_VARIABLE, PARTNERS_VARIABLE
 from pharma_fl.errors import FederationError
 from pharma_fl.strategies.app import app as server_app
-from pharma_fl.strategies.run_record import Checkpoints, RunEnd
+from pharma_fl.strategies.checkpoints import Checkpoints
+from pharma_fl.strategies.run_record import RunEnd
 
 
 def simulate(

@@ -90,6 +90,12 @@ class _Writer:
 
         uri = tracking_uri(self._settings, self._folder)
         self._client = client = _client(uri)
+        known = self._folder / _RUN_FILE
+        if known.exists():
+            # The run is resumed: its metrics go on where they were.
+            self._run = str(json.loads(known.read_text(encoding="utf-8"))["run"])
+            client.update_run(self._run, status="RUNNING")
+            return
         experiment = _experiment(client, self._settings.experiment or self._federation.name, uri)
         run = client.create_run(experiment, run_name=self._settings.run_name)
         self._run = run.info.run_id
