@@ -20,6 +20,7 @@ ARROWS = {
     "strategies": {"config", "data", "model", "privacy", "secagg", "messages"},
     "evaluation": {"config", "data", "model"},
     "tracking": {"config", "privacy"},
+    "deployment": {"config"},
     "cli": {
         "config",
         "data",
@@ -31,6 +32,7 @@ ARROWS = {
         "strategies",
         "evaluation",
         "tracking",
+        "deployment",
     },
 }
 # The ServerApp is where strategy and tracking meet; annotations alone do not couple.
@@ -44,7 +46,7 @@ HOMES = {
     "opacus": {"privacy"},
     "dp_accounting": {"privacy"},
     "sqlite3": {"privacy", "data"},
-    "cryptography": {"privacy", "data", "secagg"},
+    "cryptography": {"privacy", "data", "secagg", "deployment"},
     "pyarrow": {"data"},
     "pebble": {"data"},
     "typer": {"cli"},

@@ -9,7 +9,22 @@ import click
 import typer
 
 from pharma_fl import __version__
-from pharma_fl.cli import agree, budget, demo, describe, identity, key, prepare, pretrain, report, simulate, statistics
+from pharma_fl.cli import (
+    agree,
+    budget,
+    commands,
+    demo,
+    describe,
+    identity,
+    init,
+    key,
+    prepare,
+    pretrain,
+    provision,
+    report,
+    simulate,
+    statistics,
+)
 from pharma_fl.cli.output import fail
 from pharma_fl.errors import PharmaFlError
 
@@ -32,6 +47,9 @@ app.command()(pretrain.pretrain)
 app.command()(simulate.simulate)
 app.add_typer(budget.app, name="budget")
 app.command()(report.report)
+app.add_typer(init.app, name="init")
+app.command()(provision.provision)
+app.command()(commands.commands)
 
 
 def _version(value: bool) -> None:

@@ -13,7 +13,12 @@ _CHECKOUT = Path(__file__).parents[3]
 
 
 def preset(kind: Literal["strategies", "clients"], name: str) -> dict[str, Any]:
-    """Return a preset's content.
+    """Return a preset's content; arguments and errors as `preset_text`."""
+    return tomllib.loads(preset_text(kind, name))
+
+
+def preset_text(kind: Literal["strategies", "clients"], name: str) -> str:
+    """Return a preset's text, with its comments.
 
     Parameters
     ----------
@@ -30,5 +35,9 @@ def preset(kind: Literal["strategies", "clients"], name: str) -> dict[str, Any]:
     for root in (_INSTALLED, _CHECKOUT):
         path = root / kind / f"{name}.toml"
         if path.is_file():
-            return tomllib.loads(path.read_text("utf-8"))
-    raise ConfigError("PFL-C06", f"There is no preset {kind}/{name}.toml. Reinstall pharma-fl.")
+            return path.read_text("utf-8")
+    known = sorted({path.stem for root in (_INSTALLED, _CHECKOUT) for path in (root / kind).glob("*.toml")})
+    raise ConfigError(
+        "PFL-C06",
+        f"There is no preset {kind}/{name}.toml among {known}. If none is there, reinstall pharma-fl.",
+    )

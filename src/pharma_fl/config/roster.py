@@ -17,7 +17,7 @@ class RosterEntry(Settings):
     identity: PublicKey
     """Ed25519 public key, raw, in hexadecimal: it signs what the partner says of itself when it joins."""
     supernode: Annotated[str, Field(min_length=1, max_length=4096)]
-    """Public key of the partner's SuperNode, PEM, to be registered at the SuperLink."""
+    """Public key of the partner's SuperNode, as OpenSSH writes it, to be registered at the SuperLink."""
 
 
 class RosterKeys(Settings):
