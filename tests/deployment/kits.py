@@ -1,12 +1,12 @@
 """Kits of a whole federation on loopback, and their start scripts as running processes.
 
-    federation = write_federation(tmp_path / "coordinator", names, FEDERATION)
-    for seed, name in enumerate(names):
-        a_partner(tmp_path, name, seed=seed, supernode=supernode(federation))
-    with Kits(tmp_path, names) as kits:
-        kits.start_all()
-        kits.submit()
-        kits.wait(lambda: not kits.lives("run"), 300, "the end of the run")
+federation = write_federation(tmp_path / "coordinator", names, FEDERATION)
+for seed, name in enumerate(names):
+    a_partner(tmp_path, name, seed=seed, supernode=supernode(federation))
+with Kits(tmp_path, names) as kits:
+    kits.start_all()
+    kits.submit()
+    kits.wait(lambda: not kits.lives("run"), 300, "the end of the run")
 """
 
 import json

@@ -162,10 +162,13 @@ def local_address(link: SuperLinkSettings) -> str:
 
 
 def certified_hosts(link: SuperLinkSettings) -> list[str]:
-    """Return what the SuperLink's certificate has to name: partners' address first, then this machine's own."""
-    return list(
-        dict.fromkeys([address_of(link.address)[0], address_of(local_address(link))[0], "localhost", "127.0.0.1"])
-    )
+    """Return what a certificate is asked to name: the partners' address first, then this machine's own."""
+    return list(dict.fromkeys([*called_hosts(link), "localhost", "127.0.0.1"]))
+
+
+def called_hosts(link: SuperLinkSettings) -> list[str]:
+    """Return by which names partners and its own machine call the SuperLink; its certificate must name them."""
+    return list(dict.fromkeys([address_of(link.address)[0], address_of(local_address(link))[0]]))
 
 
 def card_file(folder: Path, name: str) -> Path:

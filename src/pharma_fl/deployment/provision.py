@@ -22,6 +22,7 @@ from pharma_fl.deployment.kit import KitFile, coordinator_files, partner_files, 
 from pharma_fl.deployment.lines import (
     FEDERATION_FILE,
     PARTNER_FILE,
+    called_hosts,
     card_file,
     certified_hosts,
     superlink_of,
@@ -93,7 +94,7 @@ def provision_coordinator(
         ]
         return done
     _certify(done, key, certificate, roots, federation, renew=renew)
-    check(certificate=certificate, key=key, roots=roots, hosts=hosts[:2])
+    check(certificate=certificate, key=key, roots=roots, hosts=called_hosts(link))
     done.certificate_ends = ends(certificate).date().isoformat()
     if cards:
         _write_roster(done, federation, cards, replace=replace)
