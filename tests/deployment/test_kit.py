@@ -181,6 +181,34 @@ def test_the_unit_is_a_unit(side):
     assert parser.sections() == ["Unit", "Service", "Install"]
 
 
+def test_register_waits_for_a_superlink_that_starts(coordinator):
+    folder, _ = coordinator
+    fake = folder / "bin" / "flwr"
+    fake.write_text(
+        f"""#!/bin/sh
+echo x >>{folder}/calls
+[ "$(wc -l <{folder}/calls)" -lt 4 ] || {{ echo "SuperNode 17 registered successfully."; exit 0; }}
+echo "Error: Connection to the SuperLink is unavailable." >&2
+exit 1
+"""
+    )
+    fake.chmod(0o700)
+    (folder / "bin" / "sleep").write_text("#!/bin/sh\n")
+    (folder / "bin" / "sleep").chmod(0o700)
+    (folder / "cards").mkdir()
+    for name in NAMES:
+        (folder / "cards" / f"{name}.pub").write_text("key\n")
+    done = subprocess.run([folder / "register"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(written(folder / "calls")) == 6
+    (folder / "calls").unlink()
+    fake.write_text(
+        f"#!/bin/sh\necho x >>{folder}/calls\necho 'Connection to the SuperLink is unavailable.' >&2\nexit 1\n"
+    )
+    assert subprocess.run([folder / "register"], capture_output=True, check=False).returncode == 1
+    assert len(written(folder / "calls")) < 40
+
+
 def test_a_second_write_changes_nothing_and_a_change_comes_through(tmp_path):
     write_kit(tmp_path, coordinator_files(tmp_path, a_federation()))
     assert write_kit(tmp_path, coordinator_files(tmp_path, a_federation())) == []

@@ -55,7 +55,7 @@ def lines_of(folder: Path) -> Lines:
 
 def _text(lines: Lines) -> list[str]:
     where = "At the coordinator" if lines.role == "coordinator" else f"At {lines.name}"
-    text = [f"# {where}, for every command (a shell takes these lines as they stand)"]
+    text = [f"# {where}, before every command: . {lines.folder / 'environment'} does the same"]
     text += [f"export {key}={shlex.quote(value)}" for key, value in lines.environment.items()]
     text += ["", f"# For good: {lines.folder / 'start'} runs this line, and so does the unit in systemd/"]
     text += [shlex.join(lines.start)]

@@ -51,6 +51,7 @@ def coordinator_files(folder: Path, federation: Federation) -> dict[str, KitFile
     }
     note = _note(FEDERATION_FILE)
     return {
+        "environment": _environment(lines, note),
         "start": _start(lines, note, "the SuperLink"),
         "register": _register(lines, note),
         "bin/flower-superlink": _replacement("pharma_fl.strategies.superlink", _GATE),
@@ -66,6 +67,7 @@ def partner_files(folder: Path, partner: Partner) -> dict[str, KitFile]:
     written = [partner.state, partner.ledger, partner.signing_key, partner.audit_log, partner.model]
     own = [folder / supernode_of(partner).flwr_home, *((folder / one).parent for one in written)]
     return {
+        "environment": _environment(lines, note),
         "start": _start(lines, note, "this partner's SuperNode"),
         "bin/flwr-clientapp": _replacement("pharma_fl.clients.guard", _GUARD),
         "systemd/pharma-fl-supernode.service": _unit(lines, note, "SuperNode", own),
@@ -94,6 +96,10 @@ def shell(command: Command) -> str:
 
 def _note(source: str) -> str:
     return f"# Follows from {source}, and is written again by pharma-fl provision: change {source}, not this file.\n"
+
+
+def _environment(lines: Lines, note: str) -> KitFile:
+    return KitFile(content=f"{note}# For commands by hand: . {lines.folder / 'environment'}\n{_exports(lines)}\n")
 
 
 def _start(lines: Lines, note: str, what: str) -> KitFile:
@@ -187,27 +193,35 @@ _REGISTER = """\
 cd {folder} || exit 1
 {exports}
 
-failed=0
+failed=0 tries=30
 register() {{
     name=$1
     shift
     if [ ! -f "$4" ]; then
         echo "$name: no $4 yet. pharma-fl provision federation.toml --cards makes it of the partners' cards." >&2
         failed=1
-    elif said=$("$@" 2>&1); then
-        # Flower lists nodes by number alone; it takes the number to forget one.
-        node=$(printf '%s' "$said" | sed -n 's/.*SuperNode \\([0-9][0-9]*\\) registered.*/\\1/p')
-        echo "$node" >"${{4%.pub}}.node"
-        echo "$name: registered as $node"
-    else
+        return
+    fi
+    until said=$("$@" 2>&1); do
         case $said in
-            *"Public key already in use"*) echo "$name: was registered before" ;;
-            *)
-                echo "$name: $said" >&2
-                failed=1
+            *"Public key already in use"*)
+                echo "$name: was registered before"
+                return
+                ;;
+            *"SuperLink is unavailable"*)
+                # It may have been started a moment ago.
+                tries=$((tries - 1))
+                if [ $tries -gt 0 ] && sleep 2; then continue; fi
                 ;;
         esac
-    fi
+        echo "$name: $said" >&2
+        failed=1
+        return
+    done
+    # Flower lists nodes by number alone; it takes the number to forget one.
+    node=$(printf '%s' "$said" | sed -n 's/.*SuperNode \\([0-9][0-9]*\\) registered.*/\\1/p')
+    echo "$node" >"${{4%.pub}}.node"
+    echo "$name: registered as $node"
 }}
 {calls}
 exit $failed
