@@ -107,7 +107,8 @@ class Checkpoints:
 
     def check_free(self) -> None:
         """Refuse a folder that holds a run already, with ``PFL-F20``."""
-        if (self.folder / "checkpoints").exists():
+        # Until the first checkpoint is whole, nothing was asked of anybody.
+        if (self.folder / "checkpoints" / _LATEST).exists():
             raise FederationError(
                 "PFL-F20",
                 f"{self.folder} holds a run already. Name another folder in federation.toml: output; a run that broke "
