@@ -13,6 +13,8 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -130,10 +132,9 @@ def go(folder, kind, fatal):
         federation, proposed_plan(federation), place, run=f"test-{kind}"
     )
     if (folder / "coordinator").exists():
-        try:
+        # Where nothing was written before it was killed there is nothing to go on with.
+        with suppress(FederationError):
             strategy.resume()
-        except FederationError:
-            pass  # nothing was written before it was killed
     files = sorted(folder.glob("*/partner.toml"))
     grid = Watched(files, moments)
     strategy.start(grid, to_arrays(initial_trunk(federation.model, federation.seed)))
@@ -177,9 +178,7 @@ def serve():
         if child == 0:
             try:
                 go(Path(folder), kind, fatal)
-            except BaseException:
-                import traceback
-
+            except Exception:  # noqa: BLE001 - the child says what it was
                 Path(folder, "error").write_text(traceback.format_exc())
                 os._exit(1)
             if kind in seen:
