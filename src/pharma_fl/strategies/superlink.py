@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
-from fastapi import FastAPI
 from flwr.superlink import extensions
 from flwr.superlink.cli import flower_superlink
 
@@ -79,7 +78,7 @@ def main() -> None:
     """Run `flower-superlink` with its own arguments, behind the gate."""
     of_flower = extensions.configure_app
 
-    def configure_app(app: FastAPI) -> None:
+    def configure_app(app: Any) -> None:
         of_flower(app)
         # What is added last is asked first.
         app.add_middleware(Gate)
