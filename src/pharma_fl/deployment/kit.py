@@ -119,7 +119,7 @@ def _register(lines: Lines, note: str) -> KitFile:
 
 
 def _replacement(module: str, why: str) -> KitFile:
-    return KitFile(content=f'#!/bin/sh\n{why}exec {shell((sys.executable, "-m", module))} "$@"\n', mode=0o700)
+    return KitFile(content=f'#!/bin/sh\n{why}exec {shell((sys.executable, "-I", "-m", module))} "$@"\n', mode=0o700)
 
 
 def _unit(lines: Lines, note: str, what: str, others: list[Path]) -> KitFile:
