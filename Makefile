@@ -9,7 +9,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format lock bench clean
+.PHONY: help setup demo test test-fast reliability check format lock bench clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: setup ## Run all tests
 
 test-fast: setup ## Run the tests that take no more than seconds
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not e2e" $(ARGS)
+
+reliability: setup ## Break a federation of real processes in every way, and write docs/reliability.md
+	@PHARMA_FL_WRITE_PAGES=1 $(BIN)/python -m pytest -q -n 0 tests/deployment/test_reliability.py
 
 check: setup ## Lint, types, import arrows
 	@$(BIN)/ruff check .

@@ -19,7 +19,8 @@ import dp_accounting
 from dp_accounting.pld import pld_privacy_accountant
 
 from pharma_fl.privacy import accountant, dominating_pair
-from pharma_fl.privacy.accountant import Charge, affordable_steps, epsilon
+from pharma_fl.privacy.accountant import affordable_steps, epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.second_opinions import epsilon_by_opacus, epsilon_by_rdp
 
 DELTA = 1e-6

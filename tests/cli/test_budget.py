@@ -16,7 +16,8 @@ from pharma_fl.cli import main as module
 from pharma_fl.clients.train import train_round
 from pharma_fl.config import Partner
 from pharma_fl.errors import PharmaFlError
-from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.ledger import Ledger
 
 FEDERATION = """

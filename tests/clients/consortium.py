@@ -7,6 +7,7 @@ from tests.partners import MODEL, NAMES, ONE_STEP, a_partner, a_request, a_share
 
 from pharma_fl.config import Partner
 from pharma_fl.errors import BudgetExceeded, PharmaFlError, PolicyViolation
+from pharma_fl.messages.envelope import CONFIG
 from pharma_fl.messages.rounds import MASKED
 from pharma_fl.messages.secure_sum import (
     KEEP,
@@ -22,7 +23,7 @@ from pharma_fl.messages.secure_sum import (
     terms_of,
     unmask_request,
 )
-from pharma_fl.messages.wire import CONFIG, round_request
+from pharma_fl.messages.wire import round_request
 from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.secagg.keys import list_digest
 from pharma_fl.secagg.opening import opened_sum

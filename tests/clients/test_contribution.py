@@ -13,7 +13,8 @@ from pharma_fl.clients import train
 from pharma_fl.clients.records import open_records, training_folds
 from pharma_fl.clients.state import PrivateState
 from pharma_fl.model.fit import new_network
-from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
+from pharma_fl.privacy.charge import Charge
 
 PLAN = a_shared_plan()
 SENSITIVITY = 1 + 2 * math.sqrt(PLAN.summed_values) * 2.0**-13

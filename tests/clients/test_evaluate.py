@@ -34,7 +34,8 @@ from pharma_fl.messages.wire import metrics_reply
 from pharma_fl.model.fit import new_network
 from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.model.weights import load_weights
-from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.counts import noised_sum
 from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.privacy.spend import Spend

@@ -3,10 +3,12 @@
 import itertools
 
 import pytest
+import torch
 from tests.clients.test_app import ask, file_of
-from tests.partners import a_join, a_metrics_request, a_partner, a_plan, a_request, a_shared_plan
+from tests.partners import METRICS_ALLOWED, a_join, a_metrics_request, a_partner, a_plan, a_request, a_shared_plan
 
-from pharma_fl.messages.wire import CONFIG, metrics_request, round_request
+from pharma_fl.messages.envelope import CONFIG
+from pharma_fl.messages.wire import metrics_request, round_request
 from pharma_fl.privacy.accountant import epsilon
 from pharma_fl.privacy.entries import Reserved
 from pharma_fl.privacy.ledger import Ledger
@@ -145,3 +147,74 @@ def test_what_the_coordinator_remembers_is_looked_for_in_every_round(tmp_path):
     ask(file_of(tmp_path), round_request(a_request(2, witnesses=(head,))))
     refused_with(tmp_path, round_request(a_request(3, witnesses=(head, "ab" * 32))), "PFL-P15")
     assert len(charges(partner)) == 2
+
+
+def test_a_plan_that_was_not_approved_is_refused_however_much_it_protects(tmp_path):
+    approved = a_plan()
+    partner = a_partner(tmp_path, policy={"plans": [approved.digest]})
+    other = a_plan(noise_multiplier=400.0)
+    joined = dict(ask(file_of(tmp_path), a_join(plan=other), "query.join").config_records[CONFIG])
+    assert (joined["status"], joined["code"]) == ("refused", "PFL-P20")
+    refused_with(tmp_path, round_request(a_request(plan=other)), "PFL-P20")
+    assert charges(partner) == []
+    assert ask(file_of(tmp_path), round_request(a_request(plan=approved))).config_records[CONFIG]["status"] == "done"
+
+
+def test_a_round_that_was_paid_for_is_not_computed_again(tmp_path):
+    """Neither with another trunk, nor after a later round, nor after another run."""
+    partner = a_partner(tmp_path)
+    first = ask(file_of(tmp_path), round_request(a_request(1)))
+    again = ask(file_of(tmp_path), round_request(a_request(1)))
+    assert first.array_records == again.array_records
+    moved = {name: value + 1 for name, value in a_request().trunk.items()}
+    refused_with(tmp_path, round_request(a_request(1, trunk=moved)), "PFL-F02")
+    ask(file_of(tmp_path), round_request(a_request(2)))
+    refused_with(tmp_path, round_request(a_request(1)), "PFL-F02")
+    ask(file_of(tmp_path), round_request(a_request(1, run="run-2")))
+    for number in (1, 2):
+        refused_with(tmp_path, round_request(a_request(number)), "PFL-P16")
+    assert [(entry.run, entry.round) for entry in charges(partner)] == [("run-1", 1), ("run-1", 2), ("run-2", 1)]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "query.heads",
+        "query.metrics",
+        "query.data",
+        "query",
+        "train.audit",
+        "evaluate.test",
+        "evaluate.heads",
+        "query.x" * 9,
+    ],
+)
+def test_what_is_no_question_of_ours_is_refused_and_costs_nothing(tmp_path, kind):
+    """Heads, scores and canaries cannot even be asked for."""
+    partner = a_partner(tmp_path, **METRICS_ALLOWED)
+    ask(file_of(tmp_path), round_request(a_request()))
+    refused_with(tmp_path, round_request(a_request(2)), "PFL-F01", kind)
+    refused_with(tmp_path, metrics_request(a_metrics_request()), "PFL-F01", kind)
+    assert len(charges(partner)) == 1
+
+
+def test_a_trunk_that_holds_heads_is_refused_before_anything_is_charged(tmp_path):
+    partner = a_partner(tmp_path)
+    trunk = a_request().trunk
+    for name in ("heads.classes.weight", "trunk.extra"):
+        greedy = trunk | {name: torch.zeros(2, 8)}
+        refused_with(tmp_path, round_request(a_request(trunk=greedy)), "PFL-M03")
+    assert charges(partner) == []
+
+
+def test_metrics_of_another_round_or_run_or_twice_over_are_not_given(tmp_path):
+    partner = a_partner(tmp_path, **METRICS_ALLOWED)
+    ask(file_of(tmp_path), round_request(a_request(1)))
+    once = ask(file_of(tmp_path), metrics_request(a_metrics_request(1)), "evaluate")
+    assert once.config_records[CONFIG]["status"] == "done"
+    before = len(charges(partner))
+    again = ask(file_of(tmp_path), metrics_request(a_metrics_request(1)), "evaluate")
+    assert again.array_records == once.array_records
+    for asked in (a_metrics_request(2), a_metrics_request(1, run="run-2")):
+        refused_with(tmp_path, metrics_request(asked), "PFL-F02", "evaluate")
+    assert len(charges(partner)) == before

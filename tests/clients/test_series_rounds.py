@@ -11,7 +11,7 @@ from pharma_fl.clients.train import train_round
 from pharma_fl.model.fit import new_network
 from pharma_fl.model.losses import network_losses
 from pharma_fl.model.network import load_trunk
-from pharma_fl.privacy.accountant import Charge
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.entries import Reserved
 from pharma_fl.privacy.ledger import Ledger
 

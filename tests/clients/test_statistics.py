@@ -13,7 +13,8 @@ from tests.partners import METRICS_ALLOWED, a_partner
 from pharma_fl.clients import statistics
 from pharma_fl.clients.statistics import ASSAY_TYPES, Statistics, read_statistics, release_statistics
 from pharma_fl.errors import BudgetExceeded, DataError, PolicyViolation, PrivacyError
-from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.ledger import Ledger
 
 BUDGET = METRICS_ALLOWED["budget"]

@@ -25,7 +25,8 @@ from pharma_fl.errors import (
 from pharma_fl.model.fit import new_network
 from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.model.records import fold_columns
-from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.dp_sgd import DpSgd
 from pharma_fl.privacy.entries import Released, Reserved
 from pharma_fl.privacy.ledger import Ledger

@@ -13,7 +13,8 @@ from scipy.stats import norm as gaussian
 
 from pharma_fl.config import PrivacySettings, TrainingSettings
 from pharma_fl.privacy import accountant
-from pharma_fl.privacy.accountant import Charge, affordable_steps, composed, delta_at, epsilon, merge
+from pharma_fl.privacy.accountant import affordable_steps, composed, delta_at, epsilon, merge
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.plan import propose
 
 # sample rate, noise multiplier, steps, delta, epsilon: by privacy-loss distributions on a grid of 1e-4, as computed

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from pharma_fl.privacy.accountant import Charge, delta_at
+from pharma_fl.privacy.accountant import delta_at
 from pharma_fl.privacy.attacker import worst_case_attacker
+from pharma_fl.privacy.charge import Charge
 
 # 600 steps at rate 0.04: noise multiplier, advantage, true positive rates at 0.1 % and 1 % false positives.
 GOLDEN = [(0.956, 0.48, 0.044, 0.166), (2.37, 0.17, 0.004, 0.030), (4.5, 0.09, 0.002, 0.018)]

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pharma_fl.errors import PrivacyError
-from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
 from pharma_fl.privacy.calibration import calibrate_noise, calibrate_sample_rate, calibrate_steps
+from pharma_fl.privacy.charge import Charge
 
 
 @pytest.mark.parametrize("target", [0.5, 1.0, 3.0, 8.0])

@@ -11,7 +11,8 @@ from tests.privacy.ledgers import Clock, a_ledger, a_plan, spend
 
 from pharma_fl.config.partner import BudgetSettings
 from pharma_fl.errors import BudgetExceeded
-from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.entries import Cohort
 from pharma_fl.privacy.limits import cohorts_of
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 from tests.conftest import SeededNoise
 
-from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.counts import clipped_rows, noised_sum, series_rows
 from pharma_fl.privacy.noise import SystemNoise
 

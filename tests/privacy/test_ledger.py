@@ -10,7 +10,8 @@ from tests.privacy.ledgers import BUDGET, POLICY, Clock, a_ledger, a_plan, a_spe
 
 from pharma_fl.config.partner import BudgetSettings, PolicySettings
 from pharma_fl.errors import BudgetExceeded, PolicyViolation, PrivacyError
-from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.entries import Limited, Reserved
 from pharma_fl.privacy.ledger import Ledger
 

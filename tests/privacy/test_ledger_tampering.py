@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from tests.privacy.ledgers import BUDGET, POLICY, a_ledger, a_plan, a_spend, spend
 
 from pharma_fl.errors import PrivacyError
-from pharma_fl.privacy.accountant import Charge
 from pharma_fl.privacy.chain import link_hash
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.privacy.restoring import restore
 from pharma_fl.privacy.verification import exported, verified

@@ -10,7 +10,8 @@ from tests.privacy.ledgers import a_plan
 
 from pharma_fl.config.federation import PrivacySettings, TrainingSettings
 from pharma_fl.errors import PrivacyError
-from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.plan import PrivacyPlan, propose
 
 

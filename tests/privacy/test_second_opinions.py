@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import pharma_fl
-from pharma_fl.privacy.accountant import Charge, composed, epsilon
+from pharma_fl.privacy.accountant import composed, epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.second_opinions import epsilon_by_opacus, epsilon_by_rdp
 
 PRV_ERROR = 0.01  # Opacus's eps_error, by which its upper bound is above what it computed

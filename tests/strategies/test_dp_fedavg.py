@@ -14,7 +14,8 @@ from pharma_fl.config import Federation, Partner
 from pharma_fl.messages.wire import from_arrays
 from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.model.weights import load_weights
-from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.plan import propose
 from pharma_fl.privacy.second_opinions import epsilon_by_opacus
 

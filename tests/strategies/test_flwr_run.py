@@ -15,7 +15,8 @@ from tests.conftest import PROJECT
 from tests.partners import METRICS_ALLOWED, a_partner
 
 from pharma_fl.config import Partner
-from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.ledger import Ledger
 
 BIN = Path(sys.executable).parent

@@ -6,8 +6,9 @@ from tests.partners import a_partner, a_plan
 from tests.strategies.federations import Grid, Watcher, a_federation
 
 from pharma_fl import __version__
+from pharma_fl.messages.envelope import CONFIG
 from pharma_fl.messages.join import JoinAnswer, JoinRequest, join_answer
-from pharma_fl.messages.wire import CONFIG, to_arrays
+from pharma_fl.messages.wire import to_arrays
 from pharma_fl.model.pretrained import initial_trunk
 from pharma_fl.privacy.plan import propose
 from pharma_fl.strategies.checkpoints import Checkpoints

@@ -148,7 +148,7 @@ def declare(
     Example: `pharma-fl budget declare partner.toml --noise-multiplier 5 --steps 40 --by "A. Roe" --why "a study"`
     """
     from pharma_fl.clients.witnesses import ledger_of
-    from pharma_fl.privacy.accountant import Charge
+    from pharma_fl.privacy.charge import Charge
     from pharma_fl.privacy.spend import Spend
 
     hashes = tuple(covers or ())

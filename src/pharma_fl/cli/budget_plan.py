@@ -13,7 +13,7 @@ from pharma_fl.cli.prepare import JsonOption
 from pharma_fl.config.federation import MOST_STEPS
 
 if TYPE_CHECKING:
-    from pharma_fl.privacy.accountant import Charge
+    from pharma_fl.privacy.charge import Charge
 
 _ROUNDS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _NOISES = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -72,7 +72,7 @@ def _solved(
     delta: float,
 ) -> Charge:
     from pharma_fl.privacy import calibration
-    from pharma_fl.privacy.accountant import Charge
+    from pharma_fl.privacy.charge import Charge
 
     steps = (rounds or 0) * local_steps
     if epsilon is None:

@@ -67,7 +67,7 @@ def show(
 
 def guarantees_of(partner: Partner, history: History) -> tuple[Guarantee, ...]:
     """Return what the history means against each adversary; once where all face the same noise."""
-    from pharma_fl.privacy.accountant import Adversary
+    from pharma_fl.privacy.charge import Adversary
     from pharma_fl.privacy.guarantee import guarantee
 
     budget = partner.budget

@@ -1,4 +1,8 @@
-"""The partner's Flower ClientApp: reads the message, calls, answers. Nothing else happens here."""
+"""The partner's Flower ClientApp: reads the message, calls, answers. Nothing else happens here.
+
+Flower starts a process for each message, and what training needs takes seconds to import: each question imports what it
+needs itself.
+"""
 
 from __future__ import annotations
 
@@ -7,107 +11,106 @@ from collections.abc import Callable
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from pharma_fl import __version__
 from pharma_fl.clients.audit import write_audit
-from pharma_fl.clients.join import join_run
-from pharma_fl.clients.secure_sum import keep_shares, keys_of_run, shares_of_run, unmask_round
 from pharma_fl.config import Partner, partner_file
-from pharma_fl.messages.join import join_answer, read_join_request
-from pharma_fl.messages.secure_sum import (
-    KEEP,
-    KEYS,
-    SHARES,
-    UNMASK,
-    keep_reply,
-    keys_reply,
-    read_keep_request,
-    read_keys_request,
-    read_shares_request,
-    read_unmask_request,
-    shares_reply,
-    unmask_reply,
-)
-from pharma_fl.messages.wire import (
-    CONFIG,
-    metrics_reply,
-    read_metrics_request,
-    read_round_request,
-    refusal,
-    round_reply,
-)
+from pharma_fl.errors import FederationError
+from pharma_fl.messages.envelope import CONFIG, refusal
 
-app = ClientApp()
+Act = Callable[[Partner], RecordDict]
+
+audit_facts: dict[str, str] = {"version": __version__}
+"""What every line of the audit log says of what runs here; the guard adds the bundle's digest."""
 
 
-@app.query("join")
-def join(message: Message, context: Context) -> Message:
+def join(partner: Partner, content: RecordDict) -> RecordDict:
     """Say who this partner is, and whether its policy allows the proposed plan."""
-    return _answer(message, context, lambda partner: join_answer(join_run(partner, read_join_request(message.content))))
+    from pharma_fl.clients.join import join_run
+    from pharma_fl.messages.join import join_answer, read_join_request
+
+    return join_answer(join_run(partner, read_join_request(content)))
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
+def train(partner: Partner, content: RecordDict) -> RecordDict:
     """Carry out one round."""
-    return _answer(message, context, lambda partner: _train(partner, message.content))
-
-
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Release noised metrics of one round."""
-    return _answer(message, context, lambda partner: _evaluate(partner, message.content))
-
-
-@app.query(KEYS)
-def keys(message: Message, context: Context) -> Message:
-    """Make signed keys for the secure sums of a run."""
-    return _answer(
-        message, context, lambda partner: keys_reply(keys_of_run(partner, *read_keys_request(message.content)))
-    )
-
-
-@app.query(SHARES)
-def shares(message: Message, context: Context) -> Message:
-    """Check all partners' keys, and share this one's secrets among them."""
-    return _answer(
-        message, context, lambda partner: shares_reply(shares_of_run(partner, *read_shares_request(message.content)))
-    )
-
-
-@app.query(KEEP)
-def keep(message: Message, context: Context) -> Message:
-    """Keep what the others shared with this partner."""
-    return _answer(message, context, lambda partner: _keep(partner, message.content))
-
-
-@app.query(UNMASK)
-def unmask(message: Message, context: Context) -> Message:
-    """Help to open the sum of one round."""
-    return _answer(
-        message, context, lambda partner: unmask_reply(unmask_round(partner, *read_unmask_request(message.content)))
-    )
-
-
-def _keep(partner: Partner, content: RecordDict) -> RecordDict:
-    keep_shares(partner, *read_keep_request(content))
-    return keep_reply()
-
-
-# Flower starts a process for each message, and Opacus takes a second to import: only what needs it does.
-def _train(partner: Partner, content: RecordDict) -> RecordDict:
-    from pharma_fl.clients.train import train_round  # noqa: PLC0415 - as said above
+    from pharma_fl.clients.train import train_round
+    from pharma_fl.messages.wire import read_round_request, round_reply
 
     request = read_round_request(content)
     return round_reply(train_round(partner, request), request)
 
 
-def _evaluate(partner: Partner, content: RecordDict) -> RecordDict:
-    from pharma_fl.clients.evaluate import evaluate_round  # noqa: PLC0415 - as said above
+def evaluate(partner: Partner, content: RecordDict) -> RecordDict:
+    """Release noised metrics of one round."""
+    from pharma_fl.clients.evaluate import evaluate_round
+    from pharma_fl.messages.wire import metrics_reply, read_metrics_request
 
     request = read_metrics_request(content)
     return metrics_reply(evaluate_round(partner, request), request)
 
 
-def _answer(message: Message, context: Context, act: Callable[[Partner], RecordDict]) -> Message:
-    # An exception that reached Flower would send its text to the coordinator.
+def keys(partner: Partner, content: RecordDict) -> RecordDict:
+    """Make signed keys for the secure sums of a run."""
+    from pharma_fl.clients.secure_sum import keys_of_run
+    from pharma_fl.messages.secure_sum import keys_reply, read_keys_request
+
+    return keys_reply(keys_of_run(partner, *read_keys_request(content)))
+
+
+def shares(partner: Partner, content: RecordDict) -> RecordDict:
+    """Check all partners' keys, and share this one's secrets among them."""
+    from pharma_fl.clients.secure_sum import shares_of_run
+    from pharma_fl.messages.secure_sum import read_shares_request, shares_reply
+
+    return shares_reply(shares_of_run(partner, *read_shares_request(content)))
+
+
+def keep(partner: Partner, content: RecordDict) -> RecordDict:
+    """Keep what the others shared with this partner."""
+    from pharma_fl.clients.secure_sum import keep_shares
+    from pharma_fl.messages.secure_sum import keep_reply, read_keep_request
+
+    keep_shares(partner, *read_keep_request(content))
+    return keep_reply()
+
+
+def unmask(partner: Partner, content: RecordDict) -> RecordDict:
+    """Help to open the sum of one round."""
+    from pharma_fl.clients.secure_sum import unmask_round
+    from pharma_fl.messages.secure_sum import read_unmask_request, unmask_reply
+
+    return unmask_reply(unmask_round(partner, *read_unmask_request(content)))
+
+
+def unknown(partner: Partner, content: RecordDict) -> RecordDict:
+    """Refuse what is no question of ours."""
+    del partner, content
+    raise FederationError("PFL-F01", "A message asks for what this version does not know. Nothing was done.")
+
+
+QUESTIONS = {
+    "train": train,
+    "evaluate": evaluate,
+    "query.join": join,
+    "query.keys": keys,
+    "query.shares": shares,
+    "query.keep": keep,
+    "query.unmask": unmask,
+}
+"""What may be asked, by Flower's message type."""
+
+
+class PartnerApp(ClientApp):
+    """Answers every message, whatever it is: an exception that reached Flower would send its text away."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answer one message."""
+        act = QUESTIONS.get(message.metadata.message_type, unknown)
+        return answer(message, context, lambda partner: act(partner, message.content))
+
+
+def answer(message: Message, context: Context, act: Act) -> Message:
+    """Answer with what `act` returns, or with a code; the partner's own log says why."""
     try:
         partner = Partner.load(partner_file(context.node_config, context.run_config))
         content = _audited(partner, message, act)
@@ -116,12 +119,15 @@ def _answer(message: Message, context: Context, act: Callable[[Partner], RecordD
     return Message(content, reply_to=message)
 
 
-def _audited(partner: Partner, message: Message, act: Callable[[Partner], RecordDict]) -> RecordDict:
-    log, asked = partner.path(partner.audit_log), message.metadata.message_type
+def _audited(partner: Partner, message: Message, act: Act) -> RecordDict:
+    log, facts = partner.path(partner.audit_log), {"asked": message.metadata.message_type} | audit_facts
     try:
         content = act(partner)
     except Exception as error:
-        write_audit(log, event="refused", asked=asked, error=str(error))
+        write_audit(log, event="refused", **facts, error=str(error))
         raise
-    write_audit(log, event="answered", asked=asked, status=content.config_records[CONFIG]["status"])
+    write_audit(log, event="answered", **facts, status=content.config_records[CONFIG]["status"])
     return content
+
+
+app = PartnerApp()

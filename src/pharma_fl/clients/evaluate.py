@@ -25,7 +25,7 @@ from pharma_fl.messages.rounds import digest
 from pharma_fl.model.network import SparseMultitaskNetwork, load_trunk, trunk_of
 from pharma_fl.model.records import Records
 from pharma_fl.model.weights import check_shapes, load_weights, save_weights
-from pharma_fl.privacy.accountant import Charge
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.counts import noised_sum, series_rows
 from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.privacy.noise import NoiseSource, SystemNoise

@@ -142,16 +142,16 @@ def unmask_round(partner: Partner, run: str, round_number: int, survivors: froze
     folder = partner.path(partner.state)
     ledger = ledger_of(partner)
     with ledger.held():
-        stored, state = _stored(partner, run), PrivateState.load(folder)
+        stored, standing = _stored(partner, run), PrivateState.standing(folder)
         if not stored.complete:
             raise _no_setup(run)
         # A state that was put back is of an older round than the ledger.
         last = ledger.history().last_round("train", run)
-        if state is None or (state.run, state.round) != (run, round_number) or last != round_number:
+        if standing != (run, round_number) or last != round_number:
             raise FederationError(
                 "PFL-F33",
                 f"Shares for round {round_number} of run {run} were asked for, and this partner's last vector is "
-                f"{'none' if state is None else f'of round {state.round} of run {state.run}'}. No share was given.",
+                f"{'none' if standing is None else 'of round {1} of run {0}'.format(*standing)}. No share was given.",
             )
         question = {"run": run, "round": round_number, "survivors": sorted(survivors)}
         place = folder / _ANSWER_FILE

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-import torch
+import numpy as np
+from safetensors.numpy import load_file, save
 
-from pharma_fl.model.weights import load_weights, save_weights
+from pharma_fl.atomic import write_atomic
+from pharma_fl.model.weights import load_facts
 from pharma_fl.secagg.keys import Advert
 from pharma_fl.secagg.terms import Terms
 
@@ -56,17 +58,18 @@ class SessionFile:
         blobs = {"root": self.root} | {f"bundle/{name}": bundle for name, bundle in self.bundles.items()}
         for place, advert in [("own", self.own), *((f"advert/{one.name}", one) for one in self.adverts)]:
             blobs |= {f"{place}/{part}": getattr(advert, part) for part in ("sealing", "rounds", "signature")}
-        tensors = {name: torch.frombuffer(bytearray(blob), dtype=torch.uint8) for name, blob in blobs.items()}
+        arrays = {name: np.frombuffer(blob, dtype=np.uint8) for name, blob in blobs.items()}
         facts = {"terms": json.dumps(asdict(self.terms)), "name": self.own.name, "digest": self.digest}
-        save_weights(folder / _FILE, tensors, facts, mode=0o600)
+        write_atomic(folder / _FILE, save(arrays, metadata=facts), mode=0o600)
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
         """Return the setup in `folder`, or None where there is none."""
         if not (folder / _FILE).exists():
             return None
-        tensors, facts = load_weights(folder / _FILE)
-        blobs = {name: value.numpy().tobytes() for name, value in tensors.items()}
+        # What is damaged is told by the facts.
+        facts = load_facts(folder / _FILE)
+        blobs = {name: value.tobytes() for name, value in load_file(folder / _FILE).items()}
 
         def advert(place: str, name: str) -> Advert:
             return Advert(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from pharma_fl.model.weights import load_facts, load_weights, save_weights
 
-from pharma_fl.model.weights import load_weights, save_weights
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FILE = "current.safetensors"
 METRICS_FILE = "metrics.safetensors"
@@ -67,6 +69,14 @@ class PrivateState:
         if self.clipping_norm is not None:
             facts["clipping_norm"] = repr(self.clipping_norm)
         save_weights(folder / _FILE, tensors, facts)
+
+    @staticmethod
+    def standing(folder: Path) -> tuple[str, int] | None:
+        """Return run and round of the state in `folder`, without reading more of it; None before the first round."""
+        if not (folder / _FILE).exists():
+            return None
+        facts = load_facts(folder / _FILE)
+        return facts["run"], int(facts["round"])
 
     @classmethod
     def load(cls, folder: Path) -> PrivateState | None:

@@ -26,7 +26,8 @@ from pharma_fl.config.tables import AssayType
 from pharma_fl.data.matrices import PreparedData
 from pharma_fl.data.tasks import Task
 from pharma_fl.errors import ConfigError, DataError, PolicyViolation, PrivacyError
-from pharma_fl.privacy.accountant import Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.counts import clipped_rows, noised_sum, series_rows
 from pharma_fl.privacy.entries import Cohort
 from pharma_fl.privacy.noise import NoiseSource, SystemNoise

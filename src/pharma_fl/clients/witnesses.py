@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pharma_fl.clients.state import FILES
 from pharma_fl.config import Partner
-from pharma_fl.model.weights import load_weights
+from pharma_fl.model.weights import load_facts
 from pharma_fl.privacy.ledger import Ledger
 
 
@@ -12,4 +12,4 @@ def ledger_of(partner: Partner) -> Ledger:
     """Return a partner's ledger, which must know the last charges of rounds and metrics that the state remembers."""
     folder = partner.path(partner.state)
     stored = [folder / name for name in FILES if (folder / name).exists()]
-    return Ledger.of(partner, witnesses=[load_weights(path)[1]["ledger"] for path in stored])
+    return Ledger.of(partner, witnesses=[load_facts(path)["ledger"] for path in stored])

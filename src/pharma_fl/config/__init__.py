@@ -1,5 +1,6 @@
 """The two files a person writes, federation.toml and partner.toml, as validated models."""
 
+from pharma_fl.config.base import Settings
 from pharma_fl.config.deployment import SuperLinkSettings, SuperNodeSettings
 from pharma_fl.config.federation import Federation, ModelSettings, PrivacySettings, TrainingSettings
 from pharma_fl.config.locate import federation_file, partner_file
@@ -22,6 +23,7 @@ __all__ = [
     "PrivacySettings",
     "RosterEntry",
     "RosterKeys",
+    "Settings",
     "StructureSettings",
     "SuperLinkSettings",
     "SuperNodeSettings",

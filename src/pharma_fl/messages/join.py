@@ -10,7 +10,7 @@ from typing import Literal
 from flwr.app import ConfigRecord, RecordDict
 
 from pharma_fl.errors import FederationError
-from pharma_fl.messages.wire import CONFIG, NAME, config_of, settings_of
+from pharma_fl.messages.envelope import CONFIG, NAME, config_of, settings_of
 from pharma_fl.privacy.plan import PrivacyPlan
 from pharma_fl.signing_key import SigningKey, is_signed
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from flwr.app import ConfigRecord, RecordDict
 
 from pharma_fl.errors import FederationError
-from pharma_fl.messages.wire import CONFIG, NAME, config_of, settings_of
+from pharma_fl.messages.envelope import CONFIG, NAME, config_of, settings_of
 from pharma_fl.privacy.plan import PrivacyPlan
 from pharma_fl.secagg.keys import Advert
 from pharma_fl.secagg.session import Unmasking

@@ -1,14 +1,10 @@
-"""What partner and coordinator say to each other, as Flower records.
-
-Each message holds at most three records: ``arrays`` (the trunk, its change, or a noised histogram), ``metrics``
-(public numbers) and ``config`` (names, codes and settings). Anything else in a message is refused.
-"""
+"""A round and its metrics, as Flower records."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypedDict, TypeVar
+from typing import TypedDict
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -16,18 +12,15 @@ from torch import Tensor
 
 from pharma_fl.config import ModelSettings, TrainingSettings
 from pharma_fl.config.federation import EvaluationSettings
-from pharma_fl.errors import ConfigError, FederationError, PharmaFlError
+from pharma_fl.errors import FederationError
+from pharma_fl.messages.envelope import ARRAYS, CONFIG, METRICS, NAME, config_of, done, settings_of
 from pharma_fl.messages.metrics import MetricsReply, MetricsRequest
 from pharma_fl.messages.rounds import RoundReply, RoundRequest
 from pharma_fl.privacy.plan import PrivacyPlan
 
-ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
 HISTOGRAM = "histogram"
 """Name of the one array of a reply with noised metrics."""
-NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HASH = re.compile(r"[0-9a-f]{64}")
-
-T = TypeVar("T", PrivacyPlan, ModelSettings, TrainingSettings, EvaluationSettings)
 
 
 def to_arrays(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -116,19 +109,6 @@ def metrics_reply(reply: MetricsReply, request: MetricsRequest) -> RecordDict:
     return RecordDict({ARRAYS: to_arrays({HISTOGRAM: reply.histogram}), CONFIG: done(request.run, request.round)})
 
 
-def done(run: str, number: int) -> ConfigRecord:
-    """Return what a reply says of itself, so that one of another run or round is known as such."""
-    return ConfigRecord({"status": "done", "run": run, "round": number})
-
-
-def refusal(error: BaseException) -> RecordDict:
-    """Pack a refusal: a code and a fixed sentence, never the error's own text."""
-    code, reason = "PFL-X00", "The partner met an unexpected error; its own audit log says more."
-    if isinstance(error, PharmaFlError):
-        code, reason = error.code, error.public
-    return RecordDict({CONFIG: ConfigRecord({"status": "refused", "code": code, "reason": reason})})
-
-
 class _Facts(TypedDict):
     """What every request to do something says."""
 
@@ -163,23 +143,3 @@ def _facts(content: RecordDict, more: set[str]) -> _Facts:
         trunk=from_arrays(content.array_records[ARRAYS]),
         witnesses=tuple(str(one) for one in witnesses),
     )
-
-
-def config_of(content: RecordDict, keys: set[str]) -> ConfigRecord:
-    """Return a message's names, codes and settings, which must be exactly these; ``PFL-F01`` otherwise."""
-    config = content.config_records.get(CONFIG)
-    if config is None or set(config) != keys:
-        found = sorted(config or ())
-        raise FederationError(
-            "PFL-F01", f"Expected the message's keys {sorted(keys)}, got {found}. Both sides need the same version."
-        )
-    return config
-
-
-def settings_of(content: RecordDict, key: str, kind: type[T]) -> T:
-    """Read one part of the settings; ``PFL-F01`` where it is none."""
-    config = content.config_records.get(CONFIG) or ConfigRecord()
-    try:
-        return kind.parse_json(str(config.get(key, "")), source=f"message: {key}")
-    except ConfigError as error:
-        raise FederationError("PFL-F01", str(error)) from error

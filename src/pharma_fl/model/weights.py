@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from pharma_fl.atomic import write_atomic
 from pharma_fl.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def save_weights(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, mode: int = 0o666
 ) -> None:
     """Write tensors and string metadata to one safetensors file, atomically; `mode` as in `write_atomic`."""
+    from safetensors.torch import save  # noqa: PLC0415 - whoever reads facts alone needs no PyTorch
+
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     write_atomic(path, save(whole, metadata=dict(metadata or {})), mode=mode)
 
@@ -34,9 +37,22 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as stream:
             return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ModelError(
-            "PFL-M02", f"Cannot read weights from {path}: {error}. Restore the file from a backup, or train again."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def load_facts(path: Path) -> dict[str, str]:
+    """Read the metadata alone; errors as `load_weights`."""
+    try:
+        with safe_open(path, framework="np") as stream:
+            return dict(stream.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        "PFL-M02", f"Cannot read weights from {path}: {error}. Restore the file from a backup, or train again."
+    )
 
 
 def check_shapes(own: Mapping[str, Tensor], foreign: Mapping[str, Tensor], *, place: str) -> None:
@@ -58,5 +74,5 @@ def check_shapes(own: Mapping[str, Tensor], foreign: Mapping[str, Tensor], *, pl
                 f"{place}: expected {name} as {value.dtype} {tuple(value.shape)}, "
                 f"got {other.dtype} {tuple(other.shape)}. Both sides need one model.",
             )
-        if not bool(torch.isfinite(other).all()):
+        if not bool(other.isfinite().all()):
             raise ModelError("PFL-M03", f"{place}: {name} holds values that are not finite. Discard it.")

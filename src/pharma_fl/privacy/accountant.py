@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
 
 import dp_accounting
 import numpy as np
@@ -17,11 +16,8 @@ from dp_accounting.rdp import rdp_privacy_accountant
 
 from pharma_fl.config.federation import Unit
 from pharma_fl.errors import PrivacyError
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.dominating_pair import FINEST_GRID, Pair, least_level, pair_distribution
-
-Adversary = Literal["coordinator", "partners"]
-"""``coordinator``: also everybody who later sees the model. ``partners``: those with the coordinator, as far as
-tolerated, who know their own shares of the noise."""
 
 _ORDERS = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 # What rounding may hide of the divergence of each step, at order 2.
@@ -35,18 +31,6 @@ _LEAST_NOISE, _MOST_NOISE = 1e-3, 1e6
 
 Steps = tuple[tuple[Pair, int], ...]
 UNPROTECTED: Steps = ((Pair(rate=1.0, noise=0.0), 1),)
-
-
-class Charge(NamedTuple):
-    """Some steps of one Poisson-subsampled Gaussian mechanism; all fields are public.
-
-    ``noise_multiplier`` 0 stands for steps without protection. `unit` is what was sampled and clipped as one.
-    """
-
-    sample_rate: float
-    noise_multiplier: float
-    steps: int
-    unit: Unit = "compound"
 
 
 def merge(charges: Iterable[Charge]) -> tuple[Charge, ...]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pharma_fl.config.federation import Unit
-from pharma_fl.privacy.accountant import Charge, composed
+from pharma_fl.privacy.accountant import composed
+from pharma_fl.privacy.charge import Charge
 
 _FARTHEST = 700.0
 _POINTS = 8001

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pharma_fl.config.partner import BudgetSettings
 from pharma_fl.errors import BudgetExceeded
-from pharma_fl.privacy.accountant import Charge, affordable_steps, epsilon
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.entries import Cohort, Purpose
 from pharma_fl.privacy.history import YEAR, History
 from pharma_fl.privacy.limits import cohorts_of
@@ -54,6 +54,8 @@ def allowances(
 
 def affordable(allowance: Allowance, budget: BudgetSettings, charge: Charge, limit: int) -> int:
     """Return how many steps of a charge's mechanism, at most `limit`, an allowance covers."""
+    from pharma_fl.privacy.accountant import affordable_steps  # noqa: PLC0415 - it takes a second to import
+
     return affordable_steps(
         allowance.spent,
         charge,
@@ -98,6 +100,8 @@ def _shortfall(
     limit = charge.steps * spend.remaining_rounds
     for allowance in allowances(history, budget, run=spend.run, purpose=spend.purpose, now=now, cohort=cohort):
         if affordable(allowance, budget, charge, limit) < charge.steps:
+            from pharma_fl.privacy.accountant import epsilon  # noqa: PLC0415 - it takes a second to import
+
             before, after = (
                 epsilon(part, budget.delta, unit=budget.unit, members=budget.members)
                 for part in (allowance.spent, (*allowance.spent, charge))

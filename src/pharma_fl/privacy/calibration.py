@@ -7,7 +7,8 @@ from functools import lru_cache
 
 from pharma_fl.config.federation import MOST_STEPS, Unit
 from pharma_fl.errors import PrivacyError
-from pharma_fl.privacy.accountant import Charge, affordable_steps, within
+from pharma_fl.privacy.accountant import affordable_steps, within
+from pharma_fl.privacy.charge import Charge
 
 _NOISE_RANGE = (0.05, 10_000.0)
 _NOISE_TOLERANCE = 1e-4

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pharma_fl.config.federation import ClipMode
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SHARED = "trunk."
 _STABILITY = 0.01
@@ -60,6 +61,8 @@ class Clip:
 
     def coefficients(self, squares: Tensor) -> Tensor:
         """Return what each record's gradient is scaled by, float64 (groups, b), from squared norms of that shape."""
+        import torch  # noqa: PLC0415 - it takes a second to import
+
         norms = torch.tensor([[self.norm_of(group)] for group in range(self.groups)], dtype=torch.float64)
         norms = norms.to(squares.device)
         if self.mode == "automatic":

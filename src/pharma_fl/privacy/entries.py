@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter
 
 from pharma_fl.config.base import Settings
 from pharma_fl.config.federation import Unit
-from pharma_fl.privacy.accountant import Adversary, Charge
+from pharma_fl.privacy.charge import Adversary, Charge
 
 Purpose = Literal["train", "metrics", "statistics", "declared"]
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pharma_fl.config.federation import Unit
-from pharma_fl.privacy.accountant import Adversary, Charge, epsilon
+from pharma_fl.privacy.accountant import epsilon
 from pharma_fl.privacy.attacker import Attacker, worst_case_attacker
+from pharma_fl.privacy.charge import Adversary, Charge
 
 SERIES = (2, 5, 10)
 OWNERS = (2, 3)

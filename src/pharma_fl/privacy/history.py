@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
-from pharma_fl.privacy.accountant import Adversary, Charge
 from pharma_fl.privacy.chain import GENESIS, Link
+from pharma_fl.privacy.charge import Adversary, Charge
 from pharma_fl.privacy.entries import Cohort, Entry, Limited, Opened, Purpose, Released, Reserved
 
 YEAR = timedelta(days=365)

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from pharma_fl.config.partner import BudgetSettings, PolicySettings
 from pharma_fl.errors import PolicyViolation, PrivacyError
-from pharma_fl.privacy.accountant import Adversary, Charge, epsilon
 from pharma_fl.privacy.budget import affordable, allowances, covered_cohorts
+from pharma_fl.privacy.charge import Adversary, Charge
 from pharma_fl.privacy.entries import Cohort, Limited, Purpose, Released, Reserved
 from pharma_fl.privacy.history import DAY, History
 from pharma_fl.privacy.ledger_file import LedgerFile, Maker, went_back
@@ -130,6 +130,8 @@ class Ledger(LedgerFile):
 
     def epsilon(self, budget: BudgetSettings, adversary: Adversary = "partners") -> float:
         """Return epsilon of the cohort that spent most: 0 at first, infinity after an unprotected round."""
+        from pharma_fl.privacy.accountant import epsilon  # noqa: PLC0415 - it takes a second to import
+
         history = self.history()
         return max(
             epsilon(

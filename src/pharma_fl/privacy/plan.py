@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,13 @@ from pharma_fl.config.federation import (
     Unit,
     check_clipping,
 )
-from pharma_fl.privacy.accountant import Adversary, Charge, epsilon
-from pharma_fl.privacy.calibration import calibrate_noise
+from pharma_fl.privacy.charge import Adversary, Charge
 from pharma_fl.privacy.clip import Clip, gradient_multiplier, group_multipliers
-from pharma_fl.privacy.noise import NoiseSource
 from pharma_fl.privacy.sampling import Sample, compound_sample, known_series, series_sample
 from pharma_fl.privacy.shared_noise import SharedNoise
+
+if TYPE_CHECKING:
+    from pharma_fl.privacy.noise import NoiseSource
 
 MOST_SHARED_ROUNDS = 10_000
 """Of a run with shared noise: partners exchange keys for all of its rounds before the first."""
@@ -230,6 +231,8 @@ class PrivacyPlan(Settings):
 
     def epsilon(self, adversary: Adversary = "partners") -> float:
         """Epsilon of the whole run on its own, at `delta`, for one `unit`; infinite without protection."""
+        from pharma_fl.privacy.accountant import epsilon  # noqa: PLC0415 - it takes a second to import
+
         return epsilon((self.charge_of(self.rounds, adversary),), self.delta, unit=self.unit)
 
     def sample(self, noise: NoiseSource, records: int, series: NDArray[np.int32] | None = None) -> Sample:
@@ -273,6 +276,8 @@ def propose(
     """
     noise, shared = 0.0, privacy.noise_mode == "shared"
     if privacy.mechanism == "dp-sgd":
+        from pharma_fl.privacy.calibration import calibrate_noise  # noqa: PLC0415 - it takes a second to import
+
         steps = training.rounds * training.local_steps
         noise = privacy.noise_multiplier or calibrate_noise(
             target_epsilon=float(privacy.epsilon or 0),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pharma_fl.errors import PrivacyError
-from pharma_fl.privacy.noise import NoiseSource
+
+if TYPE_CHECKING:
+    from pharma_fl.privacy.noise import NoiseSource
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

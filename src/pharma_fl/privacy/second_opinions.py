@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Iterable
 
 from pharma_fl.config.federation import Unit
-from pharma_fl.privacy.accountant import UNPROTECTED, Charge, merge, priced, renyi
+from pharma_fl.privacy.accountant import UNPROTECTED, merge, priced, renyi
+from pharma_fl.privacy.charge import Charge
 
 # Above this epsilon Opacus's accountant takes gigabytes.
 _OPACUS_REACHES = 100.0

@@ -73,15 +73,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from pharma_fl.privacy.accountant import Adversary
+from pharma_fl.privacy.charge import Adversary
 from pharma_fl.privacy.discrete_gaussian import MOST_STD
-from pharma_fl.privacy.noise import NoiseSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pharma_fl.privacy.noise import NoiseSource
 
 Vector = NDArray[np.int32] | NDArray[np.int64]
 

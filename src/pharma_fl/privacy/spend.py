@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from pharma_fl.config.federation import Unit
-from pharma_fl.privacy.accountant import Charge
+from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.entries import Purpose
 from pharma_fl.privacy.plan import PrivacyPlan
 

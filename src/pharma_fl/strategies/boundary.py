@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pharma_fl.config import TrainingSettings
+from pharma_fl.messages.envelope import ARRAYS, CONFIG, METRICS
 from pharma_fl.messages.rounds import MASKED
-from pharma_fl.messages.wire import ARRAYS, CONFIG, HISTOGRAM, METRICS, from_arrays
+from pharma_fl.messages.wire import HISTOGRAM, from_arrays
 from pharma_fl.model.weights import check_shapes
 from pharma_fl.privacy.plan import PrivacyPlan
 from pharma_fl.strategies.asking import ALIVE
