@@ -28,6 +28,11 @@ def say(message: str) -> None:
     _errors.print(_plain(message), soft_wrap=True)
 
 
+def terminal() -> Console | None:
+    """Return where progress is shown, if somebody looks: a bar can be drawn there."""
+    return _errors if _errors.is_terminal else None
+
+
 def print_json(content: object) -> None:
     """Print one JSON object."""
     print(json.dumps(content, indent=2))  # noqa: T201 - for programs, without a console's wrapping
