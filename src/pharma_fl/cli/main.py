@@ -15,6 +15,7 @@ from pharma_fl.cli import (
     commands,
     demo,
     describe,
+    doctor,
     identity,
     init,
     key,
@@ -22,8 +23,10 @@ from pharma_fl.cli import (
     pretrain,
     provision,
     report,
+    run,
     simulate,
     statistics,
+    status,
 )
 from pharma_fl.cli.output import fail
 from pharma_fl.errors import PharmaFlError
@@ -45,6 +48,10 @@ app.command()(agree.agree)
 app.command()(statistics.statistics)
 app.command()(pretrain.pretrain)
 app.command()(simulate.simulate)
+app.command()(run.run)
+app.command()(run.stop)
+app.command()(status.status)
+app.command()(doctor.doctor)
 app.add_typer(budget.app, name="budget")
 app.command()(report.report)
 app.add_typer(init.app, name="init")
