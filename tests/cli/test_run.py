@@ -1,8 +1,10 @@
 """`pharma-fl run` and `stop`: submitted, followed, left, found again, stopped, and every way in which a run ends."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 from tests.cli.fake_flower import (
     NOT_KNOWN,
     NUMBER,
@@ -299,3 +301,15 @@ def test_a_void_round_and_a_score_are_told():
     record["noised_auc_roc"] = {"pooled": {"value": 0.71234, "standard_error": 0.02}}
     line = "Round 3 of 5: void, the model stays as it was; without north (PFL-F35); 19.3 s; AUC-ROC 0.712 (noise 0.020)"
     assert round_line(record, 5) == line
+
+
+def test_on_a_terminal_a_bar_shows_where_the_run_stands(output, monkeypatch):
+    shown = Console(force_terminal=True, width=100, file=io.StringIO())
+    monkeypatch.setattr(follow, "terminal", lambda: shown)
+    with follow.display() as display:
+        for rounds in (2, 3):
+            server_app_s(output, rounds=rounds)
+            display.show(look(output))
+        (task,) = display._bar.tasks
+        assert (task.description, task.completed, task.total) == ("training", 3, 5)
+        assert task.fields["last"] == "19.3 s a round"
