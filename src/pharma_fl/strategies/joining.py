@@ -67,16 +67,21 @@ def not_alike(agreements: Mapping[str, str]) -> dict[str, str]:
     if len(set(agreements.values())) < 2:
         return {}
     # RDKit comes along, and is needed only where bytes differ.
+    from pharma_fl.data.agreement import understood  # noqa: PLC0415 - as said above
     from pharma_fl.data.differences import check  # noqa: PLC0415 - as said above
 
     bare = sorted(name for name, text in agreements.items() if not text)
-    shown_alike = {name: _parsed(agreements[name]) for name in sorted(agreements) if agreements[name]}
-    verdict = check(shown_alike)
+    parsed = {name: _parsed(agreements[name]) for name in sorted(agreements) if agreements[name]}
+    # What is no agreement must not keep others out because its partner comes first by name.
+    said = {name: f"agreement: {read}" for name in parsed if isinstance(read := understood(parsed[name]), str)}
+    readable = {name: content for name, content in parsed.items() if name not in said}
+    if not readable:
+        return said
+    verdict = check(readable)
     groups = [*(list(group) for group in verdict.groups), *([bare] if bare else [])]
     groups.sort(key=lambda group: (-len(group), group[0]))
     taken = set(groups[0])
-    said = {}
-    for name in sorted(agreements.keys() - taken):
+    for name in sorted(agreements.keys() - taken - said.keys()):
         found = verdict.differences.get(name, ())
         serious = [f"{one.where}: {one.what}" for one in found if one.serious]
         if name in bare or taken == set(bare):
