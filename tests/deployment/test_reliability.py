@@ -99,9 +99,17 @@ class Federation:
         self.wait(lambda: not self.kits.lives("run"), "the end of flwr run", 120)
 
     def resume(self):
-        """Submit a run that goes on, once Flower has noticed that the old one is over."""
-        before = self.done()
-        self.kits.submit(resume=True)
+        """Submit a run that goes on, as soon as the SuperLink takes one."""
+        before, started = self.done(), self.kits.log("run").count("Successfully started run")
+
+        def submitted():
+            if self.kits.log("run").count("Successfully started run") > started:
+                return True
+            if "run" not in self.kits.processes or not self.kits.lives("run"):
+                self.kits.submit(resume=True)
+            return False
+
+        self.wait(submitted, "the SuperLink to take the run", 120)
         self.wait_done(before + 1)
 
     def intact(self):
@@ -130,7 +138,7 @@ def test_a_federation_survives_what_happens_to_machines_and_networks(tmp_path):
     prepared(tmp_path, NAMES, federation, {"east": east})
     cable, rows = Cable(cable_port, port), []
     # Someone with a registered SuperNode who is in no roster, and one who says he is north.
-    for name in ("stranger", "thief"):
+    for name in ("stranger", "thief", "unregistered"):
         shutil.copytree(tmp_path / "north", tmp_path / name)
         (tmp_path / name / "partner.toml").unlink()
         called = "north" if name == "thief" else name
@@ -143,9 +151,6 @@ def test_a_federation_survives_what_happens_to_machines_and_networks(tmp_path):
             rows.append((fault, what, *[run.intact()] * 3))
 
         for name in ("stranger", "thief", "unregistered"):
-            if name == "unregistered":
-                shutil.copytree(tmp_path / "stranger", tmp_path / name)
-                shutil.rmtree(tmp_path / name / "keys")
             (tmp_path / name / "tls").mkdir(exist_ok=True)
             (tmp_path / name / "tls" / "ca.pem").write_bytes((kits.coordinator / "tls" / "ca.pem").read_bytes())
             provision_partner(tmp_path / name / "partner.toml")
@@ -162,8 +167,8 @@ def test_a_federation_survives_what_happens_to_machines_and_networks(tmp_path):
         assert all(record.participants == sorted(NAMES) for record in calm), kits.logs()
         row("none", "all four partners take part in every round")
         said = kits.log("superlink") + kits.log("run")
-        assert "it is not a partner of this federation" in said, kits.logs()
-        row("a registered node that is not on the roster", "ignored and logged")
+        assert "says it is stranger, which is not believed (PFL-F16)" in said, kits.logs()
+        row("a registered node that is not on the roster", "ignored and logged (PFL-F16)")
         assert "says it is north, which is not believed (PFL-F16)" in said, kits.logs()
         row("a registered node that says it is another partner", "not believed (PFL-F16); the partner takes part")
         kits.wait(lambda: "Exit Code: 305" in kits.log("unregistered"), 120, "the unregistered key to be refused")

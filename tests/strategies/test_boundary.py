@@ -21,7 +21,7 @@ from pharma_fl.strategies.server_optimizer import norm
 
 REQUEST = a_request()
 VALUES = sum(value.numel() for value in REQUEST.trunk.values())
-BOUND = largest_norm(REQUEST.plan, TRAINING, VALUES)
+BOUND = largest_norm(REQUEST.plan, TRAINING, VALUES, largest_sample=8.0)
 WANTED = Wanted(run="run-1", round=1, largest_norm=BOUND)
 
 
@@ -68,7 +68,7 @@ def read(message):
 def test_honest_rounds_stay_well_below_the_bound(tmp_path, plan):
     """All of 150 compounds are in the sample, nearly four times as many as the plan expects."""
     request = a_request(plan=a_plan(**plan, sample_rate=0.99))
-    bound = largest_norm(request.plan, TRAINING, VALUES)
+    bound = largest_norm(request.plan, TRAINING, VALUES, largest_sample=8.0)
     series = {"series": [number // 2 for number in range(150)]} if "unit" in plan else {}
     partner = a_partner(tmp_path, budget={"epsilon": 1e4, "delta": 1e-5}, **series)
     for number in range(1, 4):
@@ -83,7 +83,9 @@ def test_the_bound_is_near_what_an_honest_round_comes_to():
 
 
 def test_without_protection_there_is_no_bound():
-    assert largest_norm(a_plan(mechanism="none", noise_multiplier=0.0), TRAINING, VALUES) == math.inf
+    assert (
+        largest_norm(a_plan(mechanism="none", noise_multiplier=0.0), TRAINING, VALUES, largest_sample=8.0) == math.inf
+    )
 
 
 def test_the_noise_of_a_sum_is_far_below_its_bound():
@@ -95,7 +97,7 @@ def test_the_noise_of_a_sum_is_far_below_its_bound():
         total += share
     # Every partner's whole sample at its clip, four times as many as expected, all in one direction.
     total[0] += len(NAMES) * 4 * plan.expected_batch * plan.clipping_norm
-    assert float(torch.linalg.vector_norm(total)) < 0.7 * largest_sum(plan)
+    assert float(torch.linalg.vector_norm(total)) < 0.7 * largest_sum(plan, largest_sample=8.0)
 
 
 # --- One reply ---------------------------------------------------------------------------------------------------

@@ -168,6 +168,9 @@ class QuorumSettings(Settings):
     charged."""
     ask_again_s: Annotated[float, Field(gt=0)] = 60.0
     """After so long without an answer a partner is asked again; who has answered already answers the same."""
+    largest_sample: Annotated[float, Field(ge=1)] = 8.0
+    """Expected batches that a partner's sample may have in a step: its reply may move the trunk by so much and no more.
+    To be raised where some partners have far more compounds than others."""
     quarantine_after: Annotated[int, Field(ge=1)] = 3
     """Bad replies after which a partner is left out for the rest of the run."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pharma_fl.config.base import Settings
 from pharma_fl.config.federation import Name
@@ -24,3 +24,10 @@ class RosterKeys(Settings):
     """roster.toml, whole; written by pharma-fl provision from what partners sent."""
 
     partners: Annotated[dict[Name, RosterEntry], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for kind in ("identity", "supernode"):
+            if len({getattr(entry, kind) for entry in self.partners.values()}) < len(self.partners):
+                raise ValueError(f"expected a key of its own for each partner, and two have one {kind} key")
+        return self

@@ -73,7 +73,7 @@ class Answers:
         reply_bytes: int,
         void: bool = False,
     ) -> RoundRecord:
-        """Return the round as the coordinator saw it; `sent_bytes` and `reply_bytes` are those of one partner."""
+        """Return the round as the coordinator saw it; `sent_bytes` is of all messages, `reply_bytes` of one reply."""
         good = self.good
         return RoundRecord(
             round=round_number,
@@ -83,7 +83,7 @@ class Answers:
             epsilon_left=_reported(good, "epsilon_left"),
             change_norm=change_norm,
             partner_change_norms={name: norm(answer.released) for name, answer in good.items() if answer.released},
-            bytes_sent=sent_bytes * len(self._roster.members),
+            bytes_sent=sent_bytes,
             bytes_received=reply_bytes * len(good),
             seconds=seconds,
             void=void,

@@ -26,8 +26,6 @@ _CODE = re.compile(r"PFL-[A-Z]\d\d")
 _METRICS = {"epsilon_spent", "epsilon_left"}
 # Finite changes could still add up to an infinite trunk. No training moves a weight so far.
 _LARGEST_CHANGE = 1e6
-_LARGEST_SAMPLE = 8
-"""Expected batches."""
 BAD = {"PFL-F11", "PFL-F12", "PFL-F17", "PFL-F18"}
 """Codes of replies that no partner in order sends. Who sends several is left out."""
 # As many compounds as there are anywhere, at the largest clip and noise that can be asked for.
@@ -72,12 +70,12 @@ class Wanted:
     largest_norm: float = math.inf
 
 
-def largest_norm(plan: PrivacyPlan, training: TrainingSettings, values: int) -> float:
+def largest_norm(plan: PrivacyPlan, training: TrainingSettings, values: int, *, largest_sample: float) -> float:
     """Return the largest norm of a round's change of the trunk that the plan allows.
 
-    Each step moves the trunk by the learning rate over the expected batch, times clipped gradients and noise. A sample
-    of as many as `_LARGEST_SAMPLE` expected batches is allowed for, so that no partner with many compounds is dropped:
-    how many it has is not the coordinator's to know. The noise's norm exceeds the square root of `values`, in standard
+    Each step moves the trunk by the learning rate over the expected batch, times clipped gradients and noise. How many
+    compounds a partner samples is not the coordinator's to know, so `largest_sample` allows for several expected
+    batches. The noise's norm exceeds the square root of `values`, in standard
     deviations, by 8 less than once in 10^14 times. Without protection there is no bound. Under an adaptive clip the
     norm may have grown in each step so far as it can.
 
@@ -89,6 +87,8 @@ def largest_norm(plan: PrivacyPlan, training: TrainingSettings, values: int) -> 
         For the learning rate.
     values : int
         Parameters of the trunk.
+    largest_sample : float
+        From ``[quorum]``.
     """
     if not plan.protected:
         return math.inf
@@ -96,18 +96,18 @@ def largest_norm(plan: PrivacyPlan, training: TrainingSettings, values: int) -> 
     if plan.clipping == "adaptive":
         clip *= min(math.exp(min(2 * plan.clip_learning_rate * plan.rounds * plan.steps_per_round, 60.0)), 1e3)
     noise = plan.multipliers[0] * (math.sqrt(values) + 8.0)
-    step = training.trunk_learning_rate / plan.expected_batch * clip * (_LARGEST_SAMPLE * plan.expected_batch + noise)
+    step = training.trunk_learning_rate / plan.expected_batch * clip * (largest_sample * plan.expected_batch + noise)
     return 1.01 * plan.steps_per_round * step
 
 
-def largest_sum(plan: PrivacyPlan) -> float:
+def largest_sum(plan: PrivacyPlan, *, largest_sample: float) -> float:
     """Return the largest norm of a secure sum, of all partners' clipped gradients and noise, that the plan allows.
 
     As `largest_norm`, of as many samples as there are contributors, with the noise of all shares together.
     """
     shared = plan.shared
     noise = shared.share_std * shared.grid * math.sqrt(plan.contributors) * (math.sqrt(plan.summed_values) + 8.0)
-    return 1.01 * (plan.contributors * _LARGEST_SAMPLE * plan.expected_batch * plan.clipping_norm + noise)
+    return 1.01 * (plan.contributors * largest_sample * plan.expected_batch * plan.clipping_norm + noise)
 
 
 def read_answer(message: Message, trunk: dict[str, Tensor], wanted: Wanted) -> Answer:

@@ -134,24 +134,26 @@ class Checkpoints:
         Raises
         ------
         FederationError
-            ``PFL-F22`` there is no run in the folder.
+            ``PFL-F22`` there is no run in the folder, or it cannot be read.
         """
         if not (self.folder / "checkpoints" / _LATEST).exists():
             raise FederationError(
                 "PFL-F22", f"{self.folder} holds no run to go on with (federation.toml: output). Start one."
             )
         place = self.latest()
-        facts = json.loads((place / _STATE).read_text("utf-8"))
-        return RunState(
-            **facts
-            | {
-                "plan": PrivacyPlan.model_validate(facts["plan"]),
-                "members": tuple(facts["members"]),
-                "record": None if facts["record"] is None else RoundRecord(**facts["record"]),
-                "trunk": load_weights(place / _TRUNK)[0],
-                "optimizer": load_weights(place / _OPTIMIZER)[0],
-            }
-        )
+        trunk, optimizer = load_weights(place / _TRUNK)[0], load_weights(place / _OPTIMIZER)[0]
+        try:
+            facts = json.loads((place / _STATE).read_text("utf-8"))
+            facts["plan"] = PrivacyPlan.model_validate(facts["plan"])
+            facts["members"] = tuple(facts["members"])
+            facts["record"] = None if facts["record"] is None else RoundRecord(**facts["record"])
+            return RunState(**facts, trunk=trunk, optimizer=optimizer)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise FederationError(
+                "PFL-F22",
+                f"{place / _STATE} cannot be read ({type(error).__name__}). Go on with the version of pharma-fl that "
+                "began the run, or restore the folder from a backup.",
+            ) from error
 
     def append(self, record: RoundRecord) -> None:
         """Add a line to rounds.jsonl."""

@@ -102,6 +102,7 @@ class DpFedAvg(Strategy):
         self._begun: RunState | None = None
         self._last: RoundRecord | None = None
         self._took_part: tuple[str, ...] = ()
+        self._sent = 0
         self._largest_norm = float("inf")
 
     def summary(self) -> None:
@@ -261,7 +262,8 @@ class DpFedAvg(Strategy):
                 break
             begun = time.monotonic()
             self._await_partners(grid, server_round)
-            messages = self.configure_train(server_round, result.arrays, ConfigRecord(), grid)
+            messages = list(self.configure_train(server_round, result.arrays, ConfigRecord(), grid))
+            self._sent = len(messages)
             self._gather(grid, server_round, messages, timeout)
             arrays, metrics = self.aggregate_train(server_round, ())
             self._witnesses.remember(self._took_part)
@@ -297,10 +299,10 @@ class DpFedAvg(Strategy):
         else:
             self.checkpoints.reopen(state.round)
         values = sum(value.numel() for value in start.values())
-        self._largest_norm = largest_norm(self.plan, self.federation.training, values)
+        most = self.federation.quorum.largest_sample
+        self._largest_norm = largest_norm(self.plan, self.federation.training, values, largest_sample=most)
         self._trunk = start
         if state is None or not state.members:
-            # Nothing was asked of anybody but who it is.
             self.checkpoints.save(self._state(0))
             return 0
         self._trunk = state.trunk
@@ -338,8 +340,7 @@ class DpFedAvg(Strategy):
             self._progress.write("setting-up", done, self.roster)
             end = self._set_up(grid, timeout)
         if end is None:
-            # With the plan as it was settled; from here on nobody else takes part.
-            self.checkpoints.save(self._state(0))
+            self.checkpoints.save(self._state(0))  # from here on plan and partners are settled
         return end
 
     def _await_partners(self, grid: Grid, server_round: int) -> None:
@@ -456,7 +457,7 @@ class DpFedAvg(Strategy):
             server_round,
             change_norm=change_norm,
             seconds=seconds,
-            sent_bytes=_bytes(self._trunk),
+            sent_bytes=_bytes(self._trunk) * self._sent,
             reply_bytes=self._reply_bytes(),
             void=void,
         )

@@ -95,7 +95,7 @@ class DpFedSgd(DpFedAvg):
             self._why_void = str(error)
             return None
         values = torch.from_numpy(self.plan.shared.values_of(total))
-        largest = largest_sum(self.plan)
+        largest = largest_sum(self.plan, largest_sample=self.federation.quorum.largest_sample)
         if float(torch.linalg.vector_norm(values)) > largest:
             # Nobody can tell whose it was, but it need not move the trunk.
             self._why_void = f"The sum's norm exceeds {largest:g}, more than the plan allows (PFL-F17)."
