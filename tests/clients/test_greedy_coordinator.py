@@ -186,7 +186,7 @@ def test_a_round_that_was_paid_for_is_not_computed_again(tmp_path):
         "train.audit",
         "evaluate.test",
         "evaluate.heads",
-        "query.x" * 9,
+        "query." + "x" * 63,
     ],
 )
 def test_what_is_no_question_of_ours_is_refused_and_costs_nothing(tmp_path, kind):

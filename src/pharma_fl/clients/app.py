@@ -7,12 +7,13 @@ needs itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from pharma_fl import __version__
-from pharma_fl.clients.audit import write_audit
+from pharma_fl.clients.audit import check_writable, write_audit
 from pharma_fl.config import Partner, partner_file
 from pharma_fl.errors import FederationError
 from pharma_fl.messages.envelope import CONFIG, refusal
@@ -121,10 +122,13 @@ def answer(message: Message, context: Context, act: Act) -> Message:
 
 def _audited(partner: Partner, message: Message, act: Act) -> RecordDict:
     log, facts = partner.path(partner.audit_log), {"asked": message.metadata.message_type} | audit_facts
+    check_writable(log)
     try:
         content = act(partner)
     except Exception as error:
-        write_audit(log, event="refused", **facts, error=str(error))
+        # Its own code is what helps, and a refusal tells nothing that would need a line.
+        with suppress(FederationError):
+            write_audit(log, event="refused", **facts, error=str(error))
         raise
     write_audit(log, event="answered", **facts, status=content.config_records[CONFIG]["status"])
     return content

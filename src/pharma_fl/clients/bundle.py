@@ -10,6 +10,7 @@ import zipfile
 from base64 import urlsafe_b64encode
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -21,6 +22,9 @@ COMPONENTS = {"serverapp": "pharma_fl.strategies.app:app", "clientapp": "pharma_
 
 _LARGEST = 10 * 1024 * 1024
 _LARGEST_UNPACKED = 4 * _LARGEST
+_LARGEST_PYPROJECT = 256 * 1024
+_PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+"""What Flower writes. Others may ask for gigabytes of memory before they give a byte."""
 _ENDINGS = {".toml", ".md"}
 _NAMES = {".info/CONTENT", "LICENSE"}
 
@@ -39,18 +43,11 @@ def check_bundle(content: bytes) -> str:
     if len(content) > _LARGEST:
         raise _refused(f"it has {len(content):,} bytes, and at most {_LARGEST:,} are read")
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as bundle:
-            entries = bundle.infolist()
-            for entry in entries:
-                _check_entry(entry)
-            if sum(entry.file_size for entry in entries) > _LARGEST_UNPACKED:
-                raise _refused(f"it unpacks to more than {_LARGEST_UNPACKED:,} bytes")
-            with bundle.open("pyproject.toml") as stream:
-                # What an entry says of its own size need not be so.
-                config = tomllib.loads(stream.read(_LARGEST).decode())
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        components: Any = _configuration(content)
+    except FederationError:
+        raise
+    except Exception as error:  # what unpacks and parses raises what it likes, and a stranger chose the bytes
         raise _refused(f"it cannot be read ({type(error).__name__})") from error
-    components = config
     for key in ("tool", "flwr", "app", "components"):
         components = components.get(key, {}) if isinstance(components, dict) else {}
     if components != COMPONENTS:
@@ -101,6 +98,23 @@ def changed_files() -> list[str]:
     return found
 
 
+def _configuration(content: bytes) -> dict[str, Any]:
+    with zipfile.ZipFile(io.BytesIO(content)) as bundle:
+        entries = bundle.infolist()
+        for entry in entries:
+            _check_entry(entry)
+        if len({entry.filename for entry in entries}) < len(entries):
+            raise _refused("it holds two files of one name")
+        if sum(entry.file_size for entry in entries) > _LARGEST_UNPACKED:
+            raise _refused(f"it unpacks to more than {_LARGEST_UNPACKED:,} bytes")
+        with bundle.open("pyproject.toml") as stream:
+            # What an entry says of its own size need not be so.
+            text = stream.read(_LARGEST_PYPROJECT + 1)
+    if len(text) > _LARGEST_PYPROJECT:
+        raise _refused(f"its pyproject.toml has more than {_LARGEST_PYPROJECT:,} bytes")
+    return tomllib.loads(text.decode())
+
+
 def _check_entry(entry: zipfile.ZipInfo) -> None:
     path = PurePosixPath(entry.filename)
     if path.is_absolute() or ".." in path.parts or "\\" in entry.filename:
@@ -109,6 +123,8 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
         raise _refused("it holds a link")
     if entry.flag_bits & 1:
         raise _refused("it is encrypted")
+    if entry.compress_type not in _PACKINGS:
+        raise _refused("it is packed otherwise than Flower packs")
     if not entry.is_dir() and entry.filename not in _NAMES and path.suffix not in _ENDINGS:
         raise _refused(f"it holds more than configuration ({path.suffix or 'a file without an ending'})")
 

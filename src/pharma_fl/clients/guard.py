@@ -6,27 +6,31 @@ before its eyes. A partner's kit puts a program of this name in front, which run
 
     python -I -m pharma_fl.clients.guard ARGUMENTS OF flwr-clientapp
 
-It is Flower's own program with two parts replaced. Where a bundle would be unpacked, its bytes are looked at. Where its
-app would be loaded, the installed one is, or one that refuses. Where Flower has no such parts, as in another version,
-nothing is started.
+It is what Flower's own program runs, with three parts replaced. Where a bundle would be unpacked, its bytes are looked
+at. Where its app would be loaded, the installed one is, or one that refuses. Where what it depends on would be
+installed, nothing is. Where Flower has no such parts, as in another version, nothing is started.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from types import ModuleType
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.args import add_args_flwr_app_common, try_obtain_flwr_app_token
+from flwr.supercore.constant import SUPERNODE_DEFAULT_CLIENT_ADDRESS
+from flwr.supercore.tls import validate_and_resolve_root_certificates
 from flwr.supernode.runtime import run_clientapp as flower
 
+from pharma_fl.clients import app
 from pharma_fl.clients.bundle import check_bundle, installed_package
 from pharma_fl.config import Partner
 from pharma_fl.errors import FederationError, PharmaFlError
 
-_REPLACED = ("install_from_fab", "get_load_client_app_fn")
-_INSTALLING = "--allow-runtime-dependency-installation"
+_REPLACED = ("install_from_fab", "get_load_client_app_fn", "install_app_dependencies")
 
 
 def main(arguments: list[str]) -> None:
@@ -43,20 +47,37 @@ def main(arguments: list[str]) -> None:
         ``PFL-F41`` Flower or pharma_fl is not what this was made for. Nothing was started.
     """
     installed_package()
-    if _INSTALLING in arguments:
-        raise FederationError(
-            "PFL-F41", f"The SuperNode was started with {_INSTALLING}, which lets a bundle install code. Leave it out."
-        )
     guard(flower)
-    from flwr.supernode.cli.flwr_clientapp import flwr_clientapp  # noqa: PLC0415 - after the parts are replaced
+    # As Flower's flwr_clientapp does, which sits in a package that imports all of a SuperNode: half a second of CPU for
+    # each message.
+    given = parser().parse_args(arguments)
+    if given.runtime_dependency_install:
+        raise FederationError(
+            "PFL-F41", "The SuperNode was started so that a bundle may install code (dependencies). Leave that out."
+        )
+    flower.run_clientapp(
+        runtime_api_address=given.runtime_api_address,
+        token=try_obtain_flwr_app_token(given),
+        insecure=given.insecure,
+        certificates=validate_and_resolve_root_certificates(given.root_certificates, given.insecure),
+        parent_pid=given.parent_pid,
+        runtime_dependency_install=False,
+    )
 
-    sys.argv = ["flwr-clientapp", *arguments]
-    flwr_clientapp()
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the arguments of ``flwr-clientapp``."""
+    reading = argparse.ArgumentParser(prog="flwr-clientapp", description="Run the installed pharma_fl ClientApp")
+    reading.add_argument("--runtime-api-address", default=SUPERNODE_DEFAULT_CLIENT_ADDRESS)
+    add_args_flwr_app_common(parser=reading)
+    return reading
 
 
 def guard(module: ModuleType) -> None:
-    """Replace what unpacks bundles and what loads apps in Flower's module."""
-    missing = [name for name in _REPLACED if not callable(getattr(module, name, None))]
+    """Replace what unpacks bundles, what loads apps and what installs in Flower's module."""
+    code = getattr(getattr(module, "run_clientapp", None), "__code__", None)
+    used = code.co_names if code else ()
+    missing = [name for name in _REPLACED if name not in used or not callable(getattr(module, name, None))]
     if missing:
         raise FederationError(
             "PFL-F41",
@@ -74,13 +95,14 @@ def guard(module: ModuleType) -> None:
     def loader(*_: object, **__: object) -> Callable[..., ClientApp]:
         return lambda *_, **__: app_for(seen[-1] if seen else _unseen())
 
-    vars(module).update(install_from_fab=look_at, get_load_client_app_fn=loader)
+    def install_nothing(*_: object, **__: object) -> None:
+        return None
+
+    vars(module).update(zip(_REPLACED, (look_at, loader, install_nothing), strict=True))
 
 
 def app_for(bundle: str | PharmaFlError) -> ClientApp:
     """Return the installed app, which writes the bundle's digest to the audit log, or one that refuses everything."""
-    from pharma_fl.clients import app  # noqa: PLC0415 - what it imports is not needed where nothing is started
-
     if isinstance(bundle, str):
         app.audit_facts["bundle"] = bundle
         return app.app
@@ -95,8 +117,6 @@ class _Refusing(ClientApp):
         self._error = error
 
     def __call__(self, message: Message, context: Context) -> Message:
-        from pharma_fl.clients import app  # noqa: PLC0415 - as above
-
         def refuse(_: Partner) -> RecordDict:
             raise self._error
 
