@@ -26,7 +26,12 @@ class Cable:
         self._pairs.clear()
 
     def mend(self):
+        """Let everything through again; who waited for an answer meanwhile connects anew."""
         self._cut.clear()
+        for pair in self._pairs:
+            for end in pair:
+                end.close()
+        self._pairs.clear()
 
     def close(self):
         self.cut()

@@ -24,7 +24,7 @@ from pharma_fl.privacy.ledger import Ledger
 from pharma_fl.strategies.checkpoints import Checkpoints
 
 NAMES = ("north", "east", "south", "west")
-ROUNDS, CALM = 16, 2
+ROUNDS, CALM = 40, 2
 PAGE = PROJECT / "docs" / "reliability.md"
 SECTIONS = f"""
     [model]
@@ -131,6 +131,7 @@ class Federation:
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
+@pytest.mark.skipif(not os.environ.get("PHARMA_FL_WRITE_PAGES"), reason="takes a quarter of an hour: make reliability")
 def test_a_federation_survives_what_happens_to_machines_and_networks(tmp_path):
     federation = write_federation(tmp_path / "coordinator", NAMES, SECTIONS)
     port, cable_port = int(federation.superlink.address.split(":")[1]), free_port()
