@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from pharma_fl.data.problems import Problems
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNREAD = np.iinfo(np.int64).min
 """Stands for an id that is already reported as no whole number, so that it is not reported twice."""
@@ -42,6 +46,7 @@ def number(raw: pd.DataFrame, column: str, problems: Problems, *, optional: bool
 def qualified_numbers(text: pd.Series[str]) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float64]]:
     """Return qualifier and value of texts such as ``<5`` or ``6.2``; NaN where a text says no finite number.
 
+    >>> import pandas as pd
     >>> qualifier, value = qualified_numbers(pd.Series(["< 5", "6.2", "high"], dtype="str"))
     >>> qualifier.tolist(), value.tolist()
     (['<', '', ''], [5.0, 6.2, nan])
@@ -60,6 +65,8 @@ def boolean(raw: pd.DataFrame, column: str, problems: Problems) -> npt.NDArray[n
 
 def day(raw: pd.DataFrame, column: str, problems: Problems) -> npt.NDArray[np.int32]:
     """Return int32 days since 1970-01-01 of dates like 2019-03-31 (a time after it is ignored), or `NO_DATE`."""
+    import pandas as pd  # noqa: PLC0415 - a round of training needs this module's constants and no pandas
+
     text = raw[column]
     given = text.str.slice(0, 10)
     read = pd.to_datetime(given.where(given.str.fullmatch(_DATE), ""), format="%Y-%m-%d", errors="coerce")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from pharma_fl.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE, LINE = "\0file", "\0line"
 """Columns of a table that say where a row came from; no file names its columns so."""
