@@ -151,6 +151,7 @@ def test_simulate_refuses_what_cannot_run(tmp_path):
     empty = call("simulate", tmp_path / "federation.toml", "--partners", tmp_path / "none")
     assert "PFL-F20" in str(empty.exception)
     (tmp_path / "coordinator" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "coordinator" / "checkpoints" / "latest").write_text("round-0000\n")
     twice = call("simulate", tmp_path / "federation.toml", "--partners", tmp_path)
     assert "holds a run already" in str(twice.exception)
     (tmp_path / "federation.toml").write_text('name = "x"\n[partners]\nnorth = 1\n[privacy]\nepsilon = -1\n')
