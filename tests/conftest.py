@@ -1,6 +1,7 @@
 """Fixtures and builders that several rooms share."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,11 @@ def losses_of(network, batch, records):
     from pharma_fl.model.losses import network_losses
 
     return network_losses(network, batch, weights=records.weights)
+
+
+# Whoever starts the tests in the background ignores these, and every child of theirs would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

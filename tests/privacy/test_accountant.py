@@ -168,7 +168,7 @@ def test_order_and_grouping_do_not_matter_and_reading_changes_nothing(history, u
 @given(history=st.lists(charges, min_size=1, max_size=3), unit=units, m=members, at=st.floats(0.05, 8.0))
 def test_epsilon_inverts_delta(history, unit, m, at):
     delta = delta_at(history, at, unit=unit, members=m)
-    assert 0 < delta <= 1
+    assert 0 <= delta <= 1
     assume(1e-12 < delta < 0.99)  # beyond, float64 cannot tell one epsilon from another
     assert epsilon(history, delta, unit=unit, members=m) == pytest.approx(at, abs=1e-6)
 
