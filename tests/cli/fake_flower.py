@@ -7,6 +7,21 @@ import pytest
 
 from pharma_fl.cli import flower, follow
 
+FEDERATION = """
+name = "trial"
+[partners]
+north = 1.0
+south = 1.0
+[training]
+rounds = 5
+[privacy]
+noise_multiplier = 4.0
+[superlink]
+address = "localhost:18990"
+listen = "127.0.0.1"
+"""
+"""What the coordinator of these tests has written."""
+
 NUMBER = 13324700725957546631
 _SCRIPT = """\
 #!{python}

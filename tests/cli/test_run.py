@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.console import Console
 from tests.cli.fake_flower import (
+    FEDERATION,
     NOT_KNOWN,
     NUMBER,
     OVER,
@@ -26,19 +27,6 @@ from pharma_fl.errors import PharmaFlError
 from pharma_fl.locks import locked
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
-FEDERATION = """
-name = "trial"
-[partners]
-north = 1.0
-south = 1.0
-[training]
-rounds = 5
-[privacy]
-noise_multiplier = 4.0
-[superlink]
-address = "localhost:18990"
-listen = "127.0.0.1"
-"""
 
 
 def call(*arguments):

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.cli.fake_flower import server_app_s
+from tests.cli.fake_flower import FEDERATION, server_app_s
 from tests.partners import a_partner, a_request
 from typer.testing import CliRunner
 
@@ -19,19 +19,6 @@ from pharma_fl.locks import locked
 from pharma_fl.strategies import supernodes
 from pharma_fl.strategies.supernodes import SuperNode
 
-FEDERATION = """
-name = "trial"
-[partners]
-north = 1.0
-south = 1.0
-[training]
-rounds = 5
-[privacy]
-noise_multiplier = 4.0
-[superlink]
-address = "localhost:18990"
-listen = "127.0.0.1"
-"""
 ONLINE = "2026-11-29T05:45:04+00:00"
 
 

@@ -12,29 +12,17 @@ with Kits(tmp_path, names) as kits:
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from contextlib import suppress
-from pathlib import Path
+
+from tests.loopback import free_port, listens, processes_with, until_none
 
 from pharma_fl.cli.commands import lines_of
 from pharma_fl.config import Federation
 from pharma_fl.deployment.provision import provision_coordinator, provision_partner
 
 START_S, END_S = 90.0, 30.0
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def listens(port):
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def write_federation(folder, names, sections):
@@ -89,7 +77,7 @@ class Kits:
         for name in reversed(list(self.processes)):
             self._end(name, signal.SIGTERM)
         # Flower detaches what the SuperLink starts.
-        for process in _until_none(self._left):
+        for process in until_none(self._left):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
@@ -190,24 +178,4 @@ class Kits:
         process.wait()
 
     def _left(self):
-        mark = f"FLWR_HOME={self.folder}".encode()
-        return [
-            int(place.name)
-            for place in Path("/proc").glob("[0-9]*")
-            if any(entry.startswith(mark) for entry in _environment(place))
-        ]
-
-
-def _environment(place):
-    try:
-        return (place / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
-
-
-def _until_none(processes):
-    """Wait until these processes are gone, and return those that stay all the same."""
-    deadline = time.monotonic() + END_S
-    while (left := processes()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return left
+        return processes_with(f"FLWR_HOME={self.folder}")

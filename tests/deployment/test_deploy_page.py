@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import PROJECT
 from tests.deployment.deploy_page import blocks
-from tests.deployment.kits import listens
+from tests.loopback import listens
 
 PAGE = PROJECT / "docs" / "deploy.md"
 PORTS = (9443, 9101, 9102, 9103)

@@ -11,7 +11,8 @@ import shutil
 import pytest
 from tests.conftest import PROJECT
 from tests.deployment.faults import GARBAGE, SILENT, Cable, Replaced, kill_all
-from tests.deployment.kits import Kits, free_port, supernode, write_federation
+from tests.deployment.kits import Kits, supernode, write_federation
+from tests.loopback import free_port
 from tests.strategies.federations import ledger_of
 
 from pharma_fl.cli.demo_steps import SECRET, write_partner

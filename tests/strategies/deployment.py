@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,21 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.conftest import PROJECT
+from tests.loopback import free_port, listens, processes_with, until_none
 
 BIN = Path(sys.executable).parent
 START_S, END_S = 60.0, 20.0
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def listens(port):
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Deployment:
@@ -122,7 +110,7 @@ class Deployment:
         for name in sorted(self.processes, key=lambda one: one == "superlink"):
             self._end(name, signal.SIGTERM)
         # Flower detaches what the SuperLink starts; all of it inherits the FLWR_HOME that this folder alone has.
-        for process in _until_none(self._left):
+        for process in until_none(self._left):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
@@ -143,18 +131,10 @@ class Deployment:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        _until_none(lambda: [one for one in self._left() if _group(one) == process.pid])
+        until_none(lambda: [one for one in self._left() if _group(one) == process.pid])
 
     def _left(self):
-        mark = f"FLWR_HOME={self.environment['FLWR_HOME']}".encode()
-        return [int(place.name) for place in Path("/proc").glob("[0-9]*") if mark in _environment(place)]
-
-
-def _environment(place):
-    try:
-        return (place / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+        return processes_with(f"FLWR_HOME={self.environment['FLWR_HOME']}")
 
 
 def _group(process):
@@ -162,11 +142,3 @@ def _group(process):
         return os.getpgid(process)
     except ProcessLookupError:
         return None
-
-
-def _until_none(processes):
-    """Wait until these processes are gone, and return those that stay all the same."""
-    deadline = time.monotonic() + END_S
-    while (left := processes()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return left

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import PROJECT
+from tests.loopback import free_port, listens
 from tests.partners import METRICS_ALLOWED, a_partner
 
 from pharma_fl.config import Partner
@@ -20,18 +20,6 @@ from pharma_fl.privacy.charge import Charge
 from pharma_fl.privacy.ledger import Ledger
 
 BIN = Path(sys.executable).parent
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def answers(port):
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
@@ -57,7 +45,7 @@ def superlink(tmp_path):
         )
         try:
             deadline = time.monotonic() + 60
-            while not answers(port):
+            while not listens(port):
                 assert process.poll() is None, (tmp_path / "superlink.log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
